@@ -1,0 +1,48 @@
+# make demo     run the example: a table and a reliability diagram, in about two minutes
+# make test     run the tests, with the docstrings' examples and the README's blocks
+# make check    everything a pull request must pass: format, lint, types and tests
+# make format   put the code into the project's format
+# make wheel    build the wheel, and test it as it would be installed
+#
+# Each makes .venv first, when it is missing or when pyproject.toml or constraints.txt changed.
+# With another Python, beside it: make PYTHON=python3.12 VENV=.venv-3.12 check
+
+PYTHON ?= python3
+VENV := .venv
+PY := $(VENV)/bin/python
+# Written last, so an interrupted set-up starts afresh.
+READY := $(VENV)/ready
+
+.PHONY: check lint types test demo format wheel
+
+check: lint types test
+
+lint: $(READY)
+	$(PY) -m ruff format --check .
+	$(PY) -m ruff check .
+
+types: $(READY)
+	$(PY) -m mypy
+
+test: $(READY)
+	$(PY) -m pytest
+
+demo: $(READY)
+	$(PY) examples/digits.py
+
+format: $(READY)
+	$(PY) -m ruff check --fix .
+	$(PY) -m ruff format .
+
+# From dist/, where the package's source is out of sight: what is tested is what was built.
+wheel: $(READY)
+	@rm -rf dist
+	$(PY) -m build -qq --outdir dist .
+	@$(PY) -m pip install -qq --no-deps --target dist/installed dist/*.whl
+	cd dist && PYTHONPATH=installed ../$(PY) -m pytest ../tests/test_package.py
+
+$(READY): pyproject.toml constraints.txt
+	@echo "Setting up $(VENV): a few minutes, once."
+	@$(PYTHON) -m venv --clear $(VENV)
+	@$(PY) -m pip install -qq --constraint constraints.txt --editable ".[dev]"
+	@touch $@
