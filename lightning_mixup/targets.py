@@ -1,0 +1,234 @@
+"""Labels of a mixed batch, for losses and metrics that know nothing of mixing.
+
+One rule: **every operation runs once per candidate and its result stays mixed, with the same
+weights. The candidates merge, weighted, where the batch is reduced.** What compares a label with
+predictions, counts or prints it reads the dominant candidate. So a loss that is a sum or a mean
+over samples becomes exactly the mixup loss, also where it is nonlinear in the label, and a train
+metric is the one against the dominant label. Nobody is asked for the number of classes.
+
+Here is the tensor; what each operation does with it stands in `rules.py`. Candidates are kept as
+a tuple, the dominant one first, and not stacked: then a view of a mixed tensor is a view of each
+candidate, so that ``y.view(-1)[mask] = -100`` reaches ``y``, and candidates may differ in length,
+as in ``logits[y != -100]``.
+
+Notation: K candidates, B samples, ``*`` any further dimensions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from enum import Enum
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from lightning_mixup.trees import map_tensors, tensors_in
+
+if TYPE_CHECKING:
+    from typing_extensions import TypeIs
+
+__all__ = [
+    "Kind",
+    "MixedTarget",
+    "Usage",
+    "assign",
+    "is_live",
+    "make_mixed",
+    "merge",
+    "plain",
+    "reading",
+    "weighted_sum",
+]
+
+
+class Kind(Enum):
+    """What a mixed tensor holds, which decides how it is read."""
+
+    LABEL = "class labels and what follows from them alone; reads as the dominant candidate"
+    NUMBER = "float targets; reads, and enters a loss, as the interpolated value"
+    VERDICT = "labels compared with predictions; reduced as the dominant candidate's"
+    LOSS = "labels that met a gradient; reads as the weighted sum"
+
+
+class Usage:
+    """What became of one mix's labels, shared by all that was made of them."""
+
+    __slots__ = ("ended", "met_gradient")
+
+    def __init__(self) -> None:
+        self.met_gradient = False
+        self.ended = False  # the step is over: what somebody kept of it reads as a plain tensor
+
+
+class MixedTarget(Tensor):
+    r"""K candidate targets and their weights, which a loss takes for one target.
+
+    A function of the target that ends in a sum or mean over samples gives
+
+    .. math:: \sum_k w_k \, L(y^{(k)})
+
+    with the weights inside the sum where each sample has its own. The tensor's own data is the
+    dominant candidate; for floating-point targets (regression, soft labels) it is the
+    interpolated value :math:`\sum_k w_k y^{(k)}`, which is also what a loss is given.
+
+    Reference:
+        | mixup: Beyond Empirical Risk Minimization (Zhang et al., 2018)
+        | https://arxiv.org/abs/1710.09412
+
+    Args:
+        candidates: K targets, each of shape (B, \*), of one dtype and device. Never modified.
+        weights: The share of each candidate, of shape (K,), or (K, B) with weights per sample.
+            They sum to one over K.
+        usage: Shared by the targets of one mix, a new one by default.
+
+    Raises:
+        ValueError: If the candidates differ in shape or dtype, or don't fit the weights.
+
+    Example:
+        >>> weights = torch.tensor([0.75, 0.25])
+        >>> target = MixedTarget([torch.tensor([0, 2]), torch.tensor([2, 0])], weights)
+        >>> log_probs = torch.tensor([[-1.0, -2.0, -3.0], [-3.0, -2.0, -1.0]])
+        >>> torch.nn.functional.nll_loss(log_probs, target)  # 0.75 * 1 + 0.25 * 3
+        tensor(1.5000)
+        >>> (log_probs.argmax(dim=1) == target).float().mean()  # against the dominant labels
+        tensor(1.)
+    """
+
+    candidates: tuple[Tensor, ...]  # each of shape (B, *), the dominant one first
+    weights: Tensor  # (K,), or (K, b, ...) where b is B, or 1 along dimensions without weights
+    kind: Kind
+    usage: Usage
+
+    rule: ClassVar[Callable[..., Any]]  # `rules.py`, which builds upon this class, puts it here
+
+    def __new__(
+        cls, candidates: Sequence[Tensor], weights: Tensor, usage: Usage | None = None
+    ) -> MixedTarget:
+        """Sorts the candidates by weight."""
+        _check_candidates(candidates, weights)
+        usage = Usage() if usage is None else usage
+        ndim = candidates[0].ndim
+        order = weights.argsort(dim=0, descending=True, stable=True)
+        weights = weights.take_along_dim(order, dim=0)
+        order = order.reshape(*order.shape, *[1] * (ndim + 1 - order.ndim))
+        ranked = torch.stack(tuple(candidates)).take_along_dim(order, dim=0)
+        if weights.ndim == 2:
+            weights = weights.reshape(*weights.shape, *[1] * (ndim - 1))
+        rows = [ranked[k] for k in range(len(ranked))]
+        if not ranked.is_floating_point():
+            return make_mixed(rows, weights, Kind.LABEL, usage)
+        return make_mixed([weighted_sum(rows, weights), *rows], weights, Kind.NUMBER, usage)
+
+    @classmethod
+    def __torch_function__(
+        cls,
+        func: Callable[..., Any],
+        types: Sequence[type],
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
+    ) -> Any:
+        """Runs an operation by the rule."""
+        with torch._C.DisableTorchFunctionSubclass():
+            return MixedTarget.rule(func, args, kwargs or {})
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> MixedTarget:
+        """Copies the candidates, too."""
+        with torch._C.DisableTorchFunctionSubclass():
+            rows = [row.clone() for row in _rows(self)]
+            memo[id(self)] = make_mixed(rows, self.weights.clone(), self.kind, self.usage)
+        copied: MixedTarget = memo[id(self)]
+        return copied
+
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        """Pickles the candidates, too."""
+        with torch._C.DisableTorchFunctionSubclass():
+            return _restored, (_rows(self), self.weights, self.kind)
+
+
+def merge(tree: Any) -> Any:
+    """Replaces every mixed tensor in nested lists, tuples and dicts by a plain one.
+
+    Class labels become the dominant candidate, float targets the interpolated value, and what
+    met a gradient the weighted sum.
+
+    Example:
+        >>> target = MixedTarget([torch.tensor([0]), torch.tensor([1])], torch.tensor([0.4, 0.6]))
+        >>> merge({"label": target})
+        {'label': tensor([1])}
+    """
+    if not any(isinstance(tensor, MixedTarget) for tensor in tensors_in(tree)):
+        return tree
+    with torch._C.DisableTorchFunctionSubclass():
+        return map_tensors(tree, reading)
+
+
+def make_mixed(rows: Sequence[Tensor], weights: Tensor, kind: Kind, usage: Usage) -> MixedTarget:
+    """Makes a mixed tensor of its candidates, or of a number's own value and its candidates."""
+    if kind is Kind.NUMBER and not rows[0].is_floating_point():
+        rows, kind = rows[1:], Kind.LABEL
+    made = rows[0].as_subclass(MixedTarget)
+    return assign(made, rows[1:] if kind is Kind.NUMBER else rows, weights, kind, usage)
+
+
+def assign(
+    tensor: MixedTarget, candidates: Sequence[Tensor], weights: Tensor, kind: Kind, usage: Usage
+) -> MixedTarget:
+    """Gives a tensor of this class its candidates."""
+    tensor.candidates, tensor.weights = tuple(candidates), weights
+    tensor.kind, tensor.usage = kind, usage
+    return tensor
+
+
+def weighted_sum(rows: Sequence[Tensor], weights: Tensor) -> Tensor:
+    """Returns the sum of the candidates' values by weight, in their dtype."""
+    if weights.ndim == 1:
+        weights = weights.reshape(-1, *[1] * rows[0].ndim)
+    shares = weights.to(rows[0].dtype).unbind()
+    total = rows[0] * shares[0]
+    for row, share in zip(rows[1:], shares[1:], strict=True):
+        total = total + row * share
+    return total
+
+
+def is_live(value: Any) -> TypeIs[MixedTarget]:
+    """Returns whether something is a mixed tensor of a step that still runs."""
+    return isinstance(value, MixedTarget) and not value.usage.ended
+
+
+def plain(tensor: Tensor) -> Tensor:
+    """Returns a tensor's own data."""
+    return tensor.as_subclass(Tensor) if isinstance(tensor, MixedTarget) else tensor
+
+
+def reading(tensor: Tensor) -> Tensor:
+    """Returns the plain tensor that a print, a count or a metric is given."""
+    if is_live(tensor) and tensor.kind is Kind.LOSS and tensor.is_floating_point():
+        return weighted_sum(tensor.candidates, tensor.weights)
+    return plain(tensor)
+
+
+def _rows(tensor: MixedTarget) -> list[Tensor]:
+    own = [plain(tensor)] if tensor.kind is Kind.NUMBER else []
+    return [*own, *tensor.candidates]
+
+
+def _restored(rows: list[Tensor], weights: Tensor, kind: Kind) -> MixedTarget:
+    return make_mixed(rows, weights, kind, Usage())
+
+
+def _check_candidates(candidates: Sequence[Tensor], weights: Tensor) -> None:
+    forms = {f"{str(c.dtype).removeprefix('torch.')} {tuple(c.shape)}" for c in candidates}
+    if len(forms) != 1:
+        raise ValueError(
+            f"MixedTarget got candidates of the forms {sorted(forms)}, but they must be alike. "
+            "Give K targets of one batch, as in MixedTarget([y, y[partner]], weights)."
+        )
+    shape = tuple(candidates[0].shape)
+    expected = [(len(candidates),), (len(candidates), *shape[:1])]
+    if tuple(weights.shape) not in expected or not weights.is_floating_point():
+        raise ValueError(
+            f"MixedTarget got weights of shape {tuple(weights.shape)} and dtype {weights.dtype} "
+            f"for {len(candidates)} candidates of shape {shape}. Give floats of shape "
+            f"{expected[0]}, or {expected[1]} with weights per sample."
+        )
