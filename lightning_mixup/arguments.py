@@ -1,0 +1,93 @@
+"""What users write in a constructor, checked as early as it can be known."""
+
+from __future__ import annotations
+
+from difflib import get_close_matches
+from numbers import Real
+from typing import Any
+
+from torch import nn
+
+from lightning_mixup.batch import Selector
+from lightning_mixup.recipes import Mixup
+
+__all__ = ["check_probability", "check_selector", "check_type", "choose_recipe", "find_module"]
+
+
+def choose_recipe(alpha: float | None, recipe: Mixup | None) -> Mixup:
+    """Returns the recipe that alpha is short for, or the one given.
+
+    Raises:
+        TypeError: If the recipe is none.
+        ValueError: If both are given.
+    """
+    if recipe is None:
+        return Mixup() if alpha is None else Mixup(alpha)
+    if alpha is not None:
+        raise ValueError(
+            f"MixupCallback got both alpha={alpha!r} and recipe={recipe!r}. alpha is short for "
+            "recipe=Mixup(alpha): give one of them."
+        )
+    if not isinstance(recipe, Mixup):
+        raise TypeError(
+            f"recipe={recipe!r} is a {type(recipe).__name__}, not a recipe. Write, for example, "
+            "recipe=Mixup(1.0, per_sample=True)."
+        )
+    return recipe
+
+
+def check_probability(prob: float) -> float:
+    """Returns a number in [0, 1].
+
+    Raises:
+        TypeError: If it is not a number.
+        ValueError: If it is out of range.
+    """
+    if isinstance(prob, bool) or not isinstance(prob, Real):
+        raise TypeError(f"prob={prob!r} is not a number. Give a probability, from 0 to 1.")
+    if not 0 <= prob <= 1:
+        raise ValueError(f"prob={prob!r} is not a probability. Give a number from 0 to 1.")
+    return prob
+
+
+def check_selector(name: str, selector: Selector) -> Selector:
+    """Returns what names one or more entries of a batch.
+
+    Raises:
+        TypeError: If it is neither index, key or path, nor several of them.
+    """
+    parts = selector if isinstance(selector, (list, tuple)) else [selector]
+    fits = all(isinstance(part, (int, str)) and not isinstance(part, bool) for part in parts)
+    if (fits and parts) or (name == "targets" and selector is None):
+        return selector
+    raise TypeError(
+        f"{name}={selector!r} names no entry of a batch. Give an index such as 0, a key or dotted "
+        "path such as 'image', or a list of them."
+    )
+
+
+def check_type(name: str, value: Any, kind: type, expected: str) -> Any:
+    """Returns None, or a value of the given type.
+
+    Raises:
+        TypeError: If it is of another.
+    """
+    if value is None or (isinstance(value, kind) and not isinstance(value, bool)):
+        return value
+    raise TypeError(f"{name}={value!r} is a {type(value).__name__}. Give {expected}.")
+
+
+def find_module(root: nn.Module, name: str) -> nn.Module:
+    """Returns a submodule by its dotted name.
+
+    Raises:
+        ValueError: If there is none of that name.
+    """
+    modules: dict[str, nn.Module] = {n: module for n, module in root.named_modules() if n}
+    if name in modules:
+        return modules[name]
+    close = get_close_matches(name, modules) or [child for child, _ in root.named_children()]
+    raise ValueError(
+        f"{type(root).__name__} has no submodule {name!r}. Did you mean one of {close}? "
+        "`[name for name, _ in module.named_modules()]` lists them all."
+    )

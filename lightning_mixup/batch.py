@@ -1,0 +1,320 @@
+"""Where the inputs and targets are in a batch, and a copy with them replaced.
+
+A batch is nested lists, tuples and dicts around tensors. A path names one entry: the indices and
+keys that lead to it, ``(1,)`` in ``x, y = batch``, ``("image",)`` in a dict.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+import torch
+from torch import Tensor
+
+__all__ = ["Entries", "find_entries", "name_of_path", "replace_entries"]
+
+Path: TypeAlias = tuple[Any, ...]
+Selector: TypeAlias = "int | str | Sequence[int | str] | None"
+
+
+def _words(text: str) -> frozenset[str]:
+    return frozenset(text.split())
+
+
+_INPUT_NAMES = _words("""
+    x input inputs image images img imgs pixel_values data feature features feat feats
+    input_values input_features waveform waveforms wav audio audios video videos signal signals
+    spectrogram spectrograms spec mel series time_series
+""")
+
+_TARGET_NAMES = _words("""
+    y label labels target targets class classes class_id class_ids category categories
+""")
+
+# An integer entry of such a name tells samples apart and means nothing to a model.
+_ID_NAMES = ("id", "ids", "idx", "index", "indices", "key", "keys", "uid", "uuid", "path", "paths")
+
+
+@dataclass(frozen=True)
+class Entries:
+    """The entries of a batch that are mixed."""
+
+    inputs: tuple[Path, ...]
+    targets: tuple[Path, ...]
+    batch_size: int
+    device: torch.device
+
+    def describe(self) -> str:
+        """Names the entries in words."""
+        inputs, targets = (
+            " and ".join(map(name_of_path, paths)) for paths in (self.inputs, self.targets)
+        )
+        return f"{inputs} with {targets}" if targets else f"{inputs} without targets"
+
+
+def find_entries(batch: Any, inputs: Selector = "auto", targets: Selector = "auto") -> Entries:
+    """Finds what is to be mixed in a batch.
+
+    Args:
+        batch: Nested lists, tuples and dicts around tensors. Never modified.
+        inputs: An index, a key or a dotted path (``"views.left"``, ``"0.image"``), or several of
+            them; ``"auto"`` goes by position (inputs first, targets second) and by the usual
+            names (``image``, ``label``, …), and refuses what these leave open.
+        targets: Likewise; None where there are no targets to mix.
+
+    Returns:
+        The paths of inputs and targets, and the size and device of the batch.
+
+    Raises:
+        TypeError: If an input is not floating-point, or an entry is no tensor.
+        ValueError: If inputs and targets can't be told apart, or disagree on the batch size.
+
+    Example:
+        >>> batch = {"image": torch.rand(4, 3, 8, 8), "label": torch.arange(4), "path": ["a"] * 4}
+        >>> find_entries(batch).describe()
+        "'image' with 'label'"
+    """
+    leaves = dict(_leaves(batch))
+    target_paths = _find_targets(batch, leaves, targets, inputs)
+    input_paths = _find_inputs(batch, leaves, inputs, target_paths)
+    for path in input_paths:
+        _check_input(path, leaves[path])
+    _check_sizes(leaves, (*input_paths, *target_paths))
+    first = leaves[input_paths[0]]
+    if inputs == "auto":
+        _check_rest(leaves, input_paths, target_paths, len(first))
+    return Entries(input_paths, target_paths, len(first), first.device)
+
+
+def replace_entries(batch: Any, values: Mapping[Path, Any]) -> Any:
+    """Returns a copy of a batch's containers, with some entries replaced.
+
+    Args:
+        batch: Nested lists, tuples and dicts. Never modified.
+        values: The new entries by their paths.
+
+    Returns:
+        The copy, of the same types. Entries that are not named are the batch's own.
+
+    Example:
+        >>> replace_entries({"x": 1, "y": (2, 3)}, {("y", 0): 20})
+        {'x': 1, 'y': (20, 3)}
+    """
+    if () in values:
+        return values[()]
+    below: dict[Any, dict[Path, Any]] = {}
+    for (first, *rest), value in values.items():
+        below.setdefault(first, {})[tuple(rest)] = value
+    if isinstance(batch, Mapping):
+        changed: Any = copy.copy(batch)
+        for key, inner in below.items():
+            changed[key] = replace_entries(batch[key], inner)
+        return changed
+    items = [
+        replace_entries(item, below[i]) if i in below else item for i, item in enumerate(batch)
+    ]
+    return type(batch)(*items) if hasattr(batch, "_fields") else type(batch)(items)
+
+
+def get_entry(batch: Any, path: Path) -> Any:
+    """Returns the entry at a path."""
+    for part in path:
+        batch = batch[part]
+    return batch
+
+
+def name_of_path(path: Path) -> str:
+    """Writes a path as a user would, ``[1]`` or ``'views.left'``."""
+    if not path:
+        return "the batch"
+    if all(isinstance(part, int) for part in path):
+        return "".join(f"[{part}]" for part in path)
+    return repr(".".join(map(str, path)))
+
+
+def _leaves(tree: Any, path: Path = ()) -> Iterator[tuple[Path, Any]]:
+    names = getattr(tree, "_fields", None)  # a namedtuple, by position
+    if isinstance(tree, Mapping):
+        for key, value in tree.items():
+            yield from _leaves(value, (*path, key))
+    elif isinstance(tree, (list, tuple)) and (names or not _is_plain_data(tree)):
+        for i, value in enumerate(tree):
+            yield from _leaves(value, (*path, i))
+    else:
+        yield path, tree
+
+
+def _is_plain_data(values: Sequence[Any]) -> bool:
+    """Returns whether a list holds paths or numbers rather than entries of a batch."""
+    return all(isinstance(value, (str, bytes, int, float)) or value is None for value in values)
+
+
+def _find_targets(
+    batch: Any, leaves: dict[Path, Any], targets: Selector, inputs: Selector
+) -> tuple[Path, ...]:
+    if targets is None:
+        return ()
+    if targets != "auto":
+        return _select(batch, leaves, targets, "targets")
+    chosen = set() if inputs in ("auto", None) else set(_select(batch, leaves, inputs, "inputs"))
+    free = {path: value for path, value in leaves.items() if path not in chosen}
+    found = _by_name(batch, free, _TARGET_NAMES) or _by_position(free, 1)
+    if len(found) != 1:
+        reason = "has several entries that could be the target" if found else "has no target"
+        raise ValueError(_cannot_tell(leaves, reason))
+    return found
+
+
+def _find_inputs(
+    batch: Any, leaves: dict[Path, Any], inputs: Selector, targets: tuple[Path, ...]
+) -> tuple[Path, ...]:
+    if inputs is None:
+        raise ValueError("inputs=None mixes nothing. Name an entry, or leave the callback out.")
+    if inputs != "auto":
+        return _select(batch, leaves, inputs, "inputs")
+    free = {path: value for path, value in leaves.items() if path not in targets}
+    found = _by_name(batch, free, _INPUT_NAMES) or _by_position(free, 0)
+    if not found:
+        tensors = [path for path, value in free.items() if isinstance(value, Tensor)]
+        found = tuple(tensors) if len(tensors) == 1 else ()
+    if not found:
+        raise ValueError(_cannot_tell(leaves, "has entries that don't tell which is the input"))
+    return found
+
+
+def _by_name(batch: Any, leaves: dict[Path, Any], names: frozenset[str]) -> tuple[Path, ...]:
+    """Returns the tensors whose own key, or field of a namedtuple, is one of the names."""
+    return tuple(
+        path
+        for path, value in leaves.items()
+        if isinstance(value, Tensor) and path and _key(batch, path).lower() in names
+    )
+
+
+def _key(batch: Any, path: Path) -> str:
+    fields = getattr(get_entry(batch, path[:-1]), "_fields", None)
+    return str(fields[path[-1]] if fields else path[-1])
+
+
+def _by_position(leaves: dict[Path, Any], position: int) -> tuple[Path, ...]:
+    """Returns the tensors at one place of a list or tuple: inputs come first, targets second."""
+    return tuple(
+        path
+        for path, value in leaves.items()
+        if isinstance(value, Tensor) and path and isinstance(path[0], int) and path[0] == position
+    )
+
+
+def _select(batch: Any, leaves: dict[Path, Any], selector: Any, argument: str) -> tuple[Path, ...]:
+    several = isinstance(selector, Sequence) and not isinstance(selector, str)
+    return tuple(
+        _resolve(batch, leaves, part, argument) for part in (selector if several else [selector])
+    )
+
+
+def _resolve(batch: Any, leaves: dict[Path, Any], selector: int | str, argument: str) -> Path:
+    """Follows an index, key or dotted path into the batch.
+
+    Raises:
+        TypeError: If it leads to something else than a tensor.
+        ValueError: If it leads nowhere.
+    """
+    node: Any = batch
+    path: Path = ()
+    whole = isinstance(selector, int) or (isinstance(batch, Mapping) and selector in batch)
+    parts = [selector] if whole else str(selector).split(".")
+    try:
+        for part in parts:
+            key = part
+            if isinstance(node, Sequence):
+                fields = getattr(node, "_fields", ())
+                key = fields.index(part) if part in fields else range(len(node))[int(part)]
+            node, path = node[key], (*path, key)
+    except (KeyError, IndexError, ValueError, TypeError) as error:
+        raise ValueError(_cannot_tell(leaves, f"has no entry {argument}={selector!r}")) from error
+    if not isinstance(node, Tensor):
+        raise TypeError(
+            f"{argument}={selector!r} is a {type(node).__name__} in this batch, but a tensor is "
+            f"mixed. The batch holds\n{_inventory(leaves)}"
+        )
+    return path
+
+
+def _check_input(path: Path, value: Any) -> None:
+    name = name_of_path(path)
+    if value.is_floating_point() or value.is_complex():
+        if value.layout != torch.strided:
+            raise TypeError(
+                f"The input {name} is {value.layout}, and dense tensors are mixed. Convert it in "
+                "on_after_batch_transfer, for example with `x.to_dense()`."
+            )
+        return
+    if value.dtype == torch.uint8:
+        raise TypeError(
+            f"The input {name} has dtype torch.uint8, and images are mixed as floats. Convert "
+            "them on the device before, in the module's on_after_batch_transfer(self, batch, "
+            "dataloader_idx), for example `x, y = batch; return x.float() / 255, y`."
+        )
+    raise TypeError(
+        f"The input {name} has dtype {value.dtype}, and integers can't be interpolated. If it "
+        "holds token or category ids, they can be mixed at a hidden layer only, such as their "
+        "embedding: name a hidden layer, layers=[...], once there is a version with it. If it is "
+        "the target, say so: MixupCallback(inputs=1, targets=0). If it holds quantities, convert "
+        "it in the module's on_after_batch_transfer, for example with `x.float()`."
+    )
+
+
+def _check_sizes(leaves: dict[Path, Any], paths: tuple[Path, ...]) -> None:
+    sizes = {path: tuple(leaves[path].shape[:1]) for path in paths}
+    if len(set(sizes.values())) == 1 and () not in sizes.values():
+        return
+    shapes = ", ".join(f"{name_of_path(p)} {tuple(leaves[p].shape)}" for p in paths)
+    raise ValueError(
+        f"Inputs and targets have different batch sizes: {shapes}. The first dimension counts the "
+        "samples; say what is mixed with MixupCallback(inputs=..., targets=...)."
+    )
+
+
+def _check_rest(
+    leaves: dict[Path, Any], inputs: tuple[Path, ...], targets: tuple[Path, ...], batch_size: int
+) -> None:
+    """Refuses a batch of which a part would stay unmixed without a word.
+
+    Raises:
+        ValueError: Then.
+    """
+    for path, value in leaves.items():
+        if path in inputs or path in targets or not isinstance(value, Tensor):
+            continue
+        if value.shape[:1] == (batch_size,) and not _is_id(path, value):
+            raise ValueError(
+                _cannot_tell(leaves, f"has an entry {name_of_path(path)} beside the input")
+            )
+
+
+def _is_id(path: Path, value: Tensor) -> bool:
+    words = str(path[-1]).lower().replace("-", "_").split("_")
+    return not value.is_floating_point() and words[-1] in _ID_NAMES
+
+
+def _cannot_tell(leaves: dict[Path, Any], reason: str) -> str:
+    return (
+        f"MixupCallback can't tell what to mix: the batch {reason}. It holds\n"
+        f"{_inventory(leaves)}\n"
+        "Say which entries are mixed, by index, key or dotted path, for example "
+        "MixupCallback(inputs=0, targets=1) or MixupCallback(inputs='image', targets='label'); "
+        "others are left alone. targets=None is for modules that use no labels."
+    )
+
+
+def _inventory(leaves: dict[Path, Any]) -> str:
+    lines = []
+    for path, value in leaves.items():
+        kind = type(value).__name__
+        if isinstance(value, Tensor):
+            kind = f"{str(value.dtype).removeprefix('torch.')} {tuple(value.shape)}"
+        lines.append(f"  {name_of_path(path)}: {kind}")
+    return "\n".join(lines) or "  nothing"

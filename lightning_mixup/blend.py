@@ -1,0 +1,97 @@
+"""How two samples become one: pure functions of tensors.
+
+Nothing here draws or stores anything. ``weight`` is always the share that a sample keeps of
+itself. B is the batch, ``*`` any further dimensions.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lightning_mixup.partners import take_partners
+
+__all__ = ["interpolate"]
+
+
+def interpolate(x: Tensor, weight: Tensor, shift: int) -> Tensor:
+    r"""Blends each sample with its partner.
+
+    .. math:: \tilde{x}_i = \lambda_i \, x_i + (1 - \lambda_i) \, x_{(i + s) \bmod B}
+
+    Reference:
+        | mixup: Beyond Empirical Risk Minimization (Zhang et al., 2018)
+        | https://arxiv.org/abs/1710.09412
+
+    Args:
+        x: Floating-point (or complex) samples, of shape (B, \*). Never modified.
+        weight: The share kept, on the CPU, where it was drawn: one for the batch, of shape (),
+            or one per sample, of shape (B,). Rounded to the dtype of ``x``.
+        shift: The distance s to the partner, in [1, B - 1].
+
+    Returns:
+        The blended samples, with the shape, dtype, device and memory format of ``x``. A sample
+        with a weight of 1 is copied, whatever its partner holds.
+
+    Raises:
+        TypeError: If ``x`` is not floating-point: integers cannot be averaged.
+        ValueError: If there is not one weight for each sample.
+
+    Example:
+        >>> x = torch.tensor([[0.0], [4.0]])
+        >>> interpolate(x, weight=torch.tensor([1.0, 0.25]), shift=1)
+        tensor([[0.],
+                [1.]])
+    """
+    if not (x.is_floating_point() or x.is_complex()):
+        raise TypeError(
+            f"interpolate() blends floating-point tensors, but `x` has dtype {x.dtype}. "
+            "Convert it first, for example with `x.float()`."
+        )
+    if weight.ndim and len(weight) != len(x):
+        raise ValueError(
+            f"interpolate() got {len(x)} samples in `x` but {len(weight)} weights. "
+            "Draw the weights from the size of this batch."
+        )
+    blended: Tensor = _Interpolate.apply(x, weight, shift)  # type: ignore[no-untyped-call]
+    return blended
+
+
+class _Interpolate(torch.autograd.Function):
+    """Two slices of ``lerp`` read each entry twice and write it once; no partner is copied."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, shift: int) -> Tensor:
+        ctx.weight, ctx.shift = weight, shift
+        out = torch.empty_like(x)
+        head = len(x) - shift
+        share = _for_blending(weight, x)
+        whole = weight.to(x.dtype) == 1  # `lerp` from an infinite partner would give NaN
+        if weight.ndim == 0:
+            if whole:
+                return out.copy_(x)
+            share_head = share_tail = share
+        else:
+            share_head, share_tail = share[:head], share[head:]
+        torch.lerp(x[shift:], x[:head], share_head, out=out[:head])
+        torch.lerp(x[:shift], x[head:], share_tail, out=out[head:])
+        if weight.ndim:
+            for i in whole.nonzero().flatten().tolist():
+                out[i] = x[i]
+        return out
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
+        share = _for_blending(ctx.weight, grad)
+        passed_on = take_partners((1 - share) * grad, len(grad) - ctx.shift)
+        return share * grad + passed_on, None, None
+
+
+def _for_blending(weight: Tensor, x: Tensor) -> Any:
+    """Returns a number, or a column on the device, without waiting for the device."""
+    if weight.ndim == 0:
+        return weight.item()
+    column = weight.to(x.dtype).to(x.device, non_blocking=True)
+    return column.reshape(-1, *[1] * (x.ndim - 1))

@@ -1,0 +1,71 @@
+"""Standing in for a method of a module for a while, and leaving no trace."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from collections.abc import Callable
+from typing import Any
+
+from torch import nn
+
+__all__ = ["Interception"]
+
+_Around = Callable[[Callable[..., Any], tuple[Any, ...], dict[str, Any]], Any]
+
+
+class Interception:
+    """Stands in for one method of a module until it is released.
+
+    Users save and copy modules in the middle of a fit, so in a pickle or deepcopy of the module
+    the plain method stands again.
+
+    Args:
+        module: Whose method it is.
+        name: The method's name.
+        around: Called in its place with the method, its arguments and keyword arguments.
+
+    Example:
+        >>> import torch
+        >>> module = nn.ReLU()
+        >>> double = lambda method, args, kwargs: 2 * method(*args, **kwargs)
+        >>> interception = Interception(module, "forward", double)
+        >>> module(torch.ones(1))
+        tensor([2.])
+        >>> interception.release()
+        >>> module(torch.ones(1))
+        tensor([1.])
+    """
+
+    def __init__(self, module: nn.Module, name: str, around: _Around) -> None:
+        self.method = getattr(module, name)
+        functools.update_wrapper(self, self.method, updated=())
+        # Lightning looks one level deep to find which arguments a step takes.
+        self.__wrapped__ = inspect.unwrap(self.method)
+        self._module, self._name = module, name
+        self._around: _Around | None = around
+        self._before = module.__dict__.get(name)
+        module.__dict__[name] = self
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Calls what stands in for the method."""
+        if self._around is None:
+            return self.method(*args, **kwargs)
+        return self._around(self.method, args, kwargs)
+
+    def release(self) -> None:
+        """Puts the method back; a wrapper that somebody has put around this one keeps working."""
+        self._around = None
+        if self._module.__dict__.get(self._name) is not self:
+            return
+        del self._module.__dict__[self._name]
+        if self._before is not None:
+            self._module.__dict__[self._name] = self._before
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickles and copies as the plain method."""
+        return _itself, (self.method,)
+
+
+def _itself(method: Callable[..., Any]) -> Callable[..., Any]:
+    return method
