@@ -14,7 +14,7 @@ from typing import Any, TypeAlias
 import torch
 from torch import Tensor
 
-__all__ = ["Entries", "find_entries", "name_of_path", "replace_entries"]
+__all__ = ["Entries", "find_entries", "get_entry", "name_of_path", "replace_entries"]
 
 Path: TypeAlias = tuple[Any, ...]
 Selector: TypeAlias = "int | str | Sequence[int | str] | None"

@@ -100,7 +100,7 @@ class MixupCallback(Callback):
         self.mix: Mix | None = None
         """The draw of the batch in progress; None where it is not mixed."""
         self._reporting = self.monitor
-        self._seed = 0
+        self._seed = 0 if seed is None else seed
         self._interceptions: list[Interception] = []
         self._usages: list[Usage] = []
         self._entries: Entries | None = None

@@ -85,6 +85,8 @@ def _from_cross_entropy(
 ) -> Observation | str:
     if target.is_floating_point():
         return "soft"
+    if input.shape[min(1, input.ndim - 1)] == 1:
+        return "of a single class"
     return Observation(input.detach(), target, ignore_index)
 
 

@@ -86,6 +86,7 @@ class CalibrationMonitor(Callback):
         self._interceptions: list[Interception] = []
         self._counters: dict[int, list[Metric | MetricCollection]] = {}
         self._keys_of_module: set[str] = set()
+        self._keys_of_ours: set[str] = set()
         self._said: set[str] = set()
 
     def __repr__(self) -> str:
@@ -104,8 +105,9 @@ class CalibrationMonitor(Callback):
         """Says so where there will be nothing to report."""
         if not trainer.enable_validation and not trainer.barebones:
             self._say(
+                "no loader",
                 "there is no val_ece, as fit has no validation loader or the module no "
-                "validation_step. Pass trainer.fit(..., val_dataloaders=...)."
+                "validation_step. Pass trainer.fit(..., val_dataloaders=...).",
             )
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -182,6 +184,7 @@ class CalibrationMonitor(Callback):
     def _forget(self) -> None:
         self._stop_watching()
         self._keys_of_module.clear()
+        self._keys_of_ours.clear()
         self._said.clear()
 
     def _observe(self, method: Callable[..., Any], args: Any, kwargs: Any) -> Any:
@@ -189,8 +192,11 @@ class CalibrationMonitor(Callback):
             return method(*args, **kwargs)
 
     def _note_key(self, method: Callable[..., Any], args: Any, kwargs: Any) -> Any:
-        """Takes note of what the module logs itself: Lightning would let ours win silently."""
-        self._keys_of_module.add(kwargs["name"] if "name" in kwargs else args[0])
+        """Takes note of what the module logs itself."""
+        key = kwargs["name"] if "name" in kwargs else args[0]
+        self._keys_of_module.add(key)
+        if key in self._keys_of_ours:  # the later of two wins in Lightning, here the module
+            self._say_left_out(key)
         return method(*args, **kwargs)
 
     def _count(
@@ -220,15 +226,17 @@ class CalibrationMonitor(Callback):
         if not found:
             reasons = (self._probe.declined if self._probe else []) or ["no loss was seen in it"]
             self._say(
+                f"no logits in {step}",
                 f"there is no {self._stage}_ece, as {step} has no logits and class labels that "
-                f"can be read: {reasons[0]}. {_WAY_OUT}"
+                f"can be read: {reasons[0]}. {_WAY_OUT}",
             )
             return None
         if len(found) > 1:
             shapes = ", ".join(str(tuple(observation.logits.shape)) for observation in found)
             self._say(
+                f"several losses in {step}",
                 f"{step} computes {len(found)} classification losses, of logits of the shapes "
-                f"{shapes}; {self._stage}_ece is of the first. {_WAY_OUT}"
+                f"{shapes}; {self._stage}_ece is of the first. {_WAY_OUT}",
             )
         return found[0]
 
@@ -256,20 +264,26 @@ class CalibrationMonitor(Callback):
 
     def _log(self, module: LightningModule, figure: str, value: _Figure) -> None:
         key = f"{self.prefix}{self._stage}_{figure}"
-        if key in self._keys_of_module:
-            self._say(
-                f"the module logs {key} itself, so ours is left out. "
-                "CalibrationMonitor(prefix='clean_') gives ours another name."
-            )
+        if key in self._keys_of_module:  # ours would be the later, and win silently
+            self._say_left_out(key)
             return
+        self._keys_of_ours.add(key)
         value.update()
         log = self._interceptions[1].method  # the module's own
         in_bar = figure == "ece"
         log(key, value, prog_bar=in_bar, on_step=False, on_epoch=True, metric_attribute=key)
 
-    def _say(self, sentence: str) -> None:
-        if sentence not in self._said:
-            self._said.add(sentence)
+    def _say_left_out(self, key: str) -> None:
+        self._say(
+            key,
+            f"the module logs {key} itself, so ours is left out. "
+            "CalibrationMonitor(prefix='clean_') gives ours another name.",
+        )
+
+    def _say(self, topic: str, sentence: str) -> None:
+        """Says something once in a run, on rank zero."""
+        if topic not in self._said:
+            self._said.add(topic)
             rank_zero_info(f"CalibrationMonitor: {sentence}")
 
 

@@ -14,12 +14,19 @@ import lightning_mixup
 PACKAGE = Path(lightning_mixup.__file__).parent
 # A module imports only from its left.
 ORDER = [
+    "trees",
     "operations",
     "targets",
+    "calls",
+    "losses",
+    "rules",
     "partners",
     "blend",
     "recipes",
     "batch",
+    "arguments",
+    "interception",
+    "loss_probe",
     "calibration",
     "plot",
     "monitor",

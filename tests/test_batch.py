@@ -1,0 +1,184 @@
+"""Tests for lightning_mixup.batch: what is found in a batch, and a copy with it replaced."""
+
+from collections import OrderedDict, UserDict, namedtuple
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from lightning_mixup.batch import find_entries, get_entry, replace_entries
+
+X, Y = torch.randn(4, 3), torch.arange(4)
+Pair = namedtuple("Pair", ["label", "image"])
+
+
+class Encoding(UserDict):
+    """A dict of another library, like Hugging Face's."""
+
+
+@pytest.mark.parametrize(
+    ("batch", "expected"),
+    [
+        ((X, Y), "[0] with [1]"),
+        ([X, Y], "[0] with [1]"),
+        ([[X, X], Y], "[0][0] and [0][1] with [1]"),
+        ({"image": X, "label": Y}, "'image' with 'label'"),
+        ({"Input": X, "Target": Y}, "'Input' with 'Target'"),
+        ({"x": X, "y": X}, "'x' with 'y'"),
+        ({"pixel_values": X, "labels": Y, "path": ["a"] * 4}, "'pixel_values' with 'labels'"),
+        ({"image": X, "label": Y, "sample_id": Y}, "'image' with 'label'"),
+        ({"image": X, "label": Y, "mean": torch.zeros(3)}, "'image' with 'label'"),
+        ({"glucose": X, "label": Y}, "'glucose' with 'label'"),
+        ({"image": X, "audio": X, "label": Y}, "'image' and 'audio' with 'label'"),
+        (({"image": X}, Y), "'0.image' with [1]"),
+        ({"data": {"image": X}, "label": Y}, "'data.image' with 'label'"),
+        (Pair(Y, X), "[1] with [0]"),
+        (Encoding(image=X, label=Y), "'image' with 'label'"),
+        ((X, Y, ["a", "b", "c", "d"]), "[0] with [1]"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else type(value).__name__,
+)
+def test_the_usual_forms_are_found(batch, expected):
+    entries = find_entries(batch)
+
+    assert entries.describe() == expected
+    assert entries.batch_size == 4
+    assert entries.device == torch.device("cpu")
+
+
+@pytest.mark.parametrize(
+    ("batch", "inputs", "targets", "expected"),
+    [
+        ((Y, X), 1, 0, "[1] with [0]"),
+        ((Y, X), -1, -2, "[1] with [0]"),
+        ((X, Y, X), 0, 1, "[0] with [1]"),
+        ((X, Y, X), [0, 2], 1, "[0] and [2] with [1]"),
+        ({"a": X, "b": Y}, "a", "b", "'a' with 'b'"),
+        ({"a": X, "b": Y}, "auto", "b", "'a' with 'b'"),
+        ({"image": X, "b": Y}, "image", "b", "'image' with 'b'"),
+        ({"a": {"left": X, "right": X}, "label": Y}, ["a.left", "a.right"], "label", None),
+        (({"image": X, "age": X}, Y), "0.image", 1, "'0.image' with [1]"),
+        ({"a.b": X, "label": Y}, "a.b", "label", "'a.b' with 'label'"),
+        ({"image": X, "boxes": X, "label": Y}, "image", ("boxes", "label"), None),
+        (Pair(Y, X), "image", "label", "[1] with [0]"),
+        (X, "auto", None, "the batch without targets"),
+        ([X], "auto", None, "[0] without targets"),
+        ((X, Y), 0, None, "[0] without targets"),
+    ],
+)
+def test_indices_keys_and_paths_are_followed(batch, inputs, targets, expected):
+    entries = find_entries(batch, inputs, targets)
+
+    expected = expected or {
+        "a": "'a.left' and 'a.right' with 'label'",
+        "image": "'image' with 'boxes' and 'label'",
+    }.get(next(iter(batch)))
+    assert entries.describe() == expected
+
+
+@pytest.mark.parametrize(
+    ("batch", "words"),
+    [
+        ({"a": X, "b": Y}, "has no target"),
+        ({"image": X, "label": Y, "target": Y}, "several entries that could be the target"),
+        ({"a": X, "b": X, "label": Y}, "don't tell which is the input"),
+        ({"image": X, "tabular": X, "label": Y}, "an entry 'tabular' beside the input"),
+        ({"image": X, "kind": Y, "label": Y}, "an entry 'kind' beside the input"),
+        ((X, Y, Y), r"an entry \[2\] beside the input"),
+        ((X, [Y, Y]), "several entries that could be the target"),
+        (X, "has no target"),
+        ("batch", "has no target"),
+        ({}, "has no target"),
+    ],
+    ids=str,
+)
+def test_what_cannot_be_told_is_refused_with_an_inventory(batch, words):
+    with pytest.raises(ValueError, match=words) as caught:
+        find_entries(batch)
+
+    assert "MixupCallback(inputs=0, targets=1)" in str(caught.value)
+    if isinstance(batch, dict):
+        assert all(f"'{key}': " in str(caught.value) for key in batch)
+
+
+@pytest.mark.parametrize(
+    ("inputs", "targets", "error", "words"),
+    [
+        ("imgae", "label", ValueError, r"has no entry inputs='imgae'(.|\n)*'image': float32"),
+        ("image", 7, ValueError, r"has no entry targets=7"),
+        ("image.left", "label", ValueError, r"has no entry inputs='image.left'"),
+        ("path", "label", TypeError, r"inputs='path' is a list in this batch, but a tensor"),
+        ("label", "image", TypeError, r"'label' has dtype torch.int64"),
+    ],
+)
+def test_a_name_that_leads_nowhere_is_refused(inputs, targets, error, words):
+    batch = {"image": X, "label": Y, "path": ["a"] * 4}
+
+    with pytest.raises(error, match=words):
+        find_entries(batch, inputs, targets)
+
+
+@pytest.mark.parametrize(
+    ("x", "words"),
+    [
+        (X.byte(), r"uint8, and images are mixed as floats.*return x.float\(\) / 255, y"),
+        (Y, r"int64.*name a hidden layer"),
+        (X > 0, r"torch.bool"),
+        (X.to_sparse(), r"sparse_coo.*x.to_dense\(\)"),
+    ],
+    ids=["uint8", "int64", "bool", "sparse"],
+)
+def test_what_cannot_be_interpolated_is_refused(x, words):
+    with pytest.raises(TypeError, match=words):
+        find_entries((x, Y))
+
+
+@pytest.mark.parametrize("y", [torch.arange(3), torch.tensor(1)], ids=["other", "scalar"])
+def test_different_batch_sizes_are_refused(y):
+    with pytest.raises(ValueError, match=r"different batch sizes: \[0\] \(4, 3\), \[1\]"):
+        find_entries((X, y))
+
+
+# A copy with entries replaced.
+
+leaves = st.sampled_from([X, Y, "text", None, 3.5])
+keys = st.sampled_from(["a", "b", "c"])
+containers = st.recursive(
+    leaves,
+    lambda inner: st.one_of(
+        st.lists(inner, min_size=1, max_size=3),
+        st.lists(inner, min_size=1, max_size=3).map(tuple),
+        st.tuples(inner, inner).map(lambda pair: Pair(*pair)),
+        st.dictionaries(keys, inner, min_size=1),
+        st.dictionaries(keys, inner, min_size=1).map(OrderedDict),
+        st.dictionaries(keys, inner, min_size=1).map(Encoding),
+    ),
+    max_leaves=6,
+)
+
+
+def paths_of(tree, path=()):
+    """Returns the paths of all leaves."""
+    if isinstance(tree, (dict, UserDict)):
+        return [p for key, value in tree.items() for p in paths_of(value, (*path, key))]
+    if isinstance(tree, (list, tuple)):
+        return [p for i, value in enumerate(tree) for p in paths_of(value, (*path, i))]
+    return [path]
+
+
+@given(containers, st.data())
+def test_the_copy_differs_in_the_named_entries_and_the_original_in_none(tree, data):
+    paths = paths_of(tree)
+    named = data.draw(st.sets(st.sampled_from(paths)))
+    before = {path: get_entry(tree, path) for path in paths}
+
+    copied = replace_entries(tree, {path: ("new", path) for path in named}) if named else tree
+
+    for path in paths:
+        assert get_entry(tree, path) is before[path]
+        expected = ("new", path) if path in named else before[path]
+        found = get_entry(copied, path)
+        assert found == expected if path in named else found is expected
+    if () not in named:
+        assert type(copied) is type(tree)

@@ -1,0 +1,99 @@
+"""Tests for lightning_mixup.interception: standing in for a method without leaving a trace."""
+
+import copy
+import inspect
+import pickle
+
+import torch
+from torch import nn
+
+from lightning_mixup.interception import Interception
+
+
+class Doubler(nn.Module):
+    def forward(self, x, y=0):
+        return 2 * x + y
+
+
+def negated(method, args, kwargs):
+    return -method(*args, **kwargs)
+
+
+def test_what_stands_in_is_called_with_the_method_and_its_arguments():
+    module = Doubler()
+
+    Interception(module, "forward", negated)
+
+    assert module(3, y=1) == -7
+
+
+def test_after_release_the_module_is_as_it_was():
+    module = Doubler()
+    before = dict(vars(module))
+
+    Interception(module, "forward", negated).release()
+
+    assert vars(module) == before
+    assert module(3) == 6
+
+
+def test_releasing_twice_is_harmless():
+    module = Doubler()
+    interception = Interception(module, "forward", negated)
+
+    interception.release()
+    interception.release()
+
+    assert module(3) == 6
+
+
+def test_an_earlier_wrapper_of_somebody_else_comes_back():
+    module = Doubler()
+    module.forward = theirs = lambda x: 10 * x
+
+    interception = Interception(module, "forward", negated)
+
+    assert module(1) == -10
+    interception.release()
+    assert module.forward is theirs
+
+
+def test_a_later_wrapper_of_somebody_else_keeps_working():
+    module = Doubler()
+    interception = Interception(module, "forward", negated)
+    ours = module.forward
+    module.forward = lambda x: ours(x) + 1
+
+    interception.release()
+
+    assert module(3) == 7
+
+
+def test_the_signature_can_be_read_one_level_deep():
+    """As Lightning does, to find whether a step takes `batch_idx`."""
+    module = Doubler()
+    Interception(module, "forward", negated)
+    Interception(module, "forward", negated)
+
+    assert inspect.getfullargspec(module.forward.__wrapped__).args == ["self", "x", "y"]
+
+
+def test_copies_and_pickles_hold_the_plain_method():
+    module = Doubler()
+    Interception(module, "forward", negated)
+
+    twins = copy.deepcopy(module), pickle.loads(pickle.dumps(module))
+
+    for twin in twins:
+        assert twin(3) == 6
+        assert twin.forward.__self__ is twin
+    assert module(3) == -6
+
+
+def test_a_module_can_be_saved_while_intercepted(tmp_path):
+    module = Doubler()
+    Interception(module, "forward", negated)
+
+    torch.save(module, tmp_path / "module.pt")
+
+    assert torch.load(tmp_path / "module.pt", weights_only=False)(3) == 6
