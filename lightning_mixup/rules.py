@@ -9,7 +9,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable
 from types import FrameType
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -34,11 +34,11 @@ from lightning_mixup.operations import (
 from lightning_mixup.targets import (
     Kind,
     MixedTarget,
-    assign,
     is_live,
     make_mixed,
     plain,
     reading,
+    turn_into_mixed,
     weighted_sum,
 )
 from lightning_mixup.trees import map_tensors, map_together
@@ -260,12 +260,10 @@ def _write_into_plain(call: Call) -> Any:
     if type(base) is not Tensor:
         call.refuse(f"writes into a {type(base).__name__}")
     weights = _weights_of_written(call) if call.per_sample else call.weights
-    rows = [base, *(base.clone() for _ in range(len(weights) - 1))]
-    for k, row in enumerate(rows):
+    others = [base.clone() for _ in range(len(weights) - 1)]
+    for k, row in enumerate([base, *others]):
         Call(call.func, (row, *call.args[1:]), call.kwargs).of_candidate(k)
-    rows[0] = base.view_as(base)
-    base.__class__ = MixedTarget  # as torch's own UninitializedParameter does
-    return assign(cast("MixedTarget", base), rows, weights, call.kind, call.usage)
+    return turn_into_mixed(base, others, weights, call.kind, call.usage)
 
 
 def _weights_of_written(call: Call) -> Tensor:

@@ -32,12 +32,12 @@ __all__ = [
     "Kind",
     "MixedTarget",
     "Usage",
-    "assign",
     "is_live",
     "make_mixed",
     "merge",
     "plain",
     "reading",
+    "turn_into_mixed",
     "weighted_sum",
 ]
 
@@ -95,10 +95,13 @@ class MixedTarget(Tensor):
         tensor(1.)
     """
 
-    candidates: tuple[Tensor, ...]  # each of shape (B, *), the dominant one first
     weights: Tensor  # (K,), or (K, b, ...) where b is B, or 1 along dimensions without weights
     kind: Kind
     usage: Usage
+
+    # All candidates but the tensor's own data. Candidates that alias the tensor are not kept, as
+    # torch would never free the cycle; so own data and dominant candidate can't differ, either.
+    others: tuple[Tensor, ...]
 
     rule: ClassVar[Callable[..., Any]]  # `rules.py`, which builds upon this class, puts it here
 
@@ -119,6 +122,14 @@ class MixedTarget(Tensor):
         if not ranked.is_floating_point():
             return make_mixed(rows, weights, Kind.LABEL, usage)
         return make_mixed([weighted_sum(rows, weights), *rows], weights, Kind.NUMBER, usage)
+
+    @property
+    def candidates(self) -> tuple[Tensor, ...]:
+        r"""The targets, each of shape (B, \*), the dominant one first."""
+        if self.kind is Kind.NUMBER:
+            return self.others
+        with torch._C.DisableTorchFunctionSubclass():
+            return (plain(self), *self.others)
 
     @classmethod
     def __torch_function__(
@@ -168,14 +179,18 @@ def make_mixed(rows: Sequence[Tensor], weights: Tensor, kind: Kind, usage: Usage
     if kind is Kind.NUMBER and not rows[0].is_floating_point():
         rows, kind = rows[1:], Kind.LABEL
     made = rows[0].as_subclass(MixedTarget)
-    return assign(made, rows[1:] if kind is Kind.NUMBER else rows, weights, kind, usage)
+    made.others, made.weights = tuple(rows[1:]), weights
+    made.kind, made.usage = kind, usage
+    return made
 
 
-def assign(
-    tensor: MixedTarget, candidates: Sequence[Tensor], weights: Tensor, kind: Kind, usage: Usage
-) -> MixedTarget:
-    """Gives a tensor of this class its candidates."""
-    tensor.candidates, tensor.weights = tuple(candidates), weights
+def turn_into_mixed(
+    tensor: Tensor, others: Sequence[Tensor], weights: Tensor, kind: Kind, usage: Usage
+) -> Tensor:
+    """Makes a mixed tensor of a plain one, which itself is the dominant candidate."""
+    tensor.__class__ = MixedTarget  # as torch's own UninitializedParameter does
+    assert isinstance(tensor, MixedTarget)  # noqa: S101  it is now
+    tensor.others, tensor.weights = tuple(others), weights
     tensor.kind, tensor.usage = kind, usage
     return tensor
 
@@ -209,8 +224,7 @@ def reading(tensor: Tensor) -> Tensor:
 
 
 def _rows(tensor: MixedTarget) -> list[Tensor]:
-    own = [plain(tensor)] if tensor.kind is Kind.NUMBER else []
-    return [*own, *tensor.candidates]
+    return [plain(tensor), *tensor.others]
 
 
 def _restored(rows: list[Tensor], weights: Tensor, kind: Kind) -> MixedTarget:
