@@ -77,6 +77,15 @@ class MixupCallback(Callback):
         >>> trainer = Trainer(callbacks=[MixupCallback(alpha=0.2)], logger=False, barebones=True)
     """
 
+    mix: Mix | None
+    """The draw of the batch in progress; None where it is not mixed."""
+
+    _interceptions: list[Interception]
+    _usages: list[Usage]  # of the labels that were mixed in this step
+    _entries: Entries | None
+    _batch_number: int | None  # for which the mix was drawn
+    _announced: bool
+
     def __init__(  # noqa: PLR0913  all but the first by keyword, each one decision
         self,
         alpha: float | None = None,
@@ -97,15 +106,9 @@ class MixupCallback(Callback):
         self.seed = check_type("seed", seed, int, "an integer")
         self.calibration = calibration
         self.monitor = _monitor_from(calibration)
-        self.mix: Mix | None = None
-        """The draw of the batch in progress; None where it is not mixed."""
         self._reporting = self.monitor
         self._seed = 0 if seed is None else seed
-        self._interceptions: list[Interception] = []
-        self._usages: list[Usage] = []
-        self._entries: Entries | None = None
-        self._batch_number: int | None = None
-        self._announced = False
+        vars(self).update(_at_rest())
 
     def __repr__(self) -> str:
         short = self.recipe == Mixup(self.recipe.alpha)
@@ -118,9 +121,7 @@ class MixupCallback(Callback):
 
     def __getstate__(self) -> dict[str, Any]:
         """Leaves out what belongs to a fit, so that callbacks can be copied in the middle."""
-        fresh = type(self)(recipe=self.recipe, calibration=self.calibration).__dict__
-        passing = ("mix", "_interceptions", "_usages", "_entries", "_batch_number")
-        return {**self.__dict__, **{name: fresh[name] for name in passing}}
+        return {**vars(self), **_at_rest()}
 
     # When.
 
@@ -130,7 +131,8 @@ class MixupCallback(Callback):
         Raises:
             TypeError: If ``training_step`` fetches its batches itself.
         """
-        has_another = any(isinstance(other, CalibrationMonitor) for other in trainer.callbacks)  # type: ignore[attr-defined]  # Lightning sets it elsewhere
+        callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]
+        has_another = any(isinstance(other, CalibrationMonitor) for other in callbacks)
         self._reporting = None if self.calibration is True and has_another else self.monitor
         if stage != "fit":
             return
@@ -271,10 +273,8 @@ class MixupCallback(Callback):
     def _release(self) -> None:
         for interception in reversed(self._interceptions):
             interception.release()
-        self._interceptions.clear()
         self._end_step()
-        self._entries = self._batch_number = None
-        self._announced = False
+        vars(self).update(_at_rest())
 
     # The monitor that this callback brings along.
 
@@ -307,6 +307,12 @@ class MixupCallback(Callback):
     def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Lets the monitor finish."""
         self._report("on_test_end", trainer, pl_module)
+
+
+def _at_rest() -> dict[str, Any]:
+    """Returns what a callback holds outside of a fit."""
+    nothing: dict[str, Any] = dict.fromkeys(("mix", "_entries", "_batch_number"))
+    return {**nothing, "_interceptions": [], "_usages": [], "_announced": False}
 
 
 def _batch_number(trainer: Trainer) -> int:

@@ -1,9 +1,11 @@
 """Tests for lightning_mixup.callback: what happens to a batch between the loader and the loss."""
 
 import copy
+import gc
 import logging
 import math
 import pickle
+import weakref
 from types import SimpleNamespace
 
 import numpy as np
@@ -864,3 +866,26 @@ def test_a_monitor_of_the_trainers_own_is_the_only_one(make_trainer):
 
     assert "own_val_ece" in trainer.callback_metrics
     assert "val_ece" not in trainer.callback_metrics
+
+
+class WritesByLabel(Classifier):
+    """Makes one-hot labels in place, which turns plain tensors into mixed ones."""
+
+    def training_step(self, batch, batch_idx):
+        x, y = batch
+        one_hot = torch.zeros(len(y), CLASSES).scatter_(1, y[:, None], 1.0)
+        self.made = [weakref.ref(tensor) for tensor in (x, y, one_hot)]
+        return -(one_hot * self(x).log_softmax(1)).sum(1).mean()
+
+
+def test_nothing_of_a_batch_outlives_its_step(make_trainer):
+    class Checks(Callback):
+        def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
+            gc.collect()
+            self.alive = [made() is not None for made in pl_module.made]
+
+    checks = Checks()
+
+    make_trainer(callbacks=[MixupCallback(1.0), checks]).fit(WritesByLabel(), make_loader())
+
+    assert checks.alive == [False, False, False]
