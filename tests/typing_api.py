@@ -1,0 +1,43 @@
+"""The public names as a type checker sees them; `mypy` reads this file and nobody runs it."""
+
+from typing import Any
+
+import torch
+from lightning import LightningModule, Trainer
+from torch import Tensor
+from torchmetrics import MetricCollection
+from torchmetrics.classification import MulticlassAccuracy
+
+from lightning_mixup import (
+    CalibrationMonitor,
+    CalibrationStatistics,
+    MixedTarget,
+    Mixup,
+    MixupCallback,
+    ReliabilityBins,
+    merge,
+    reliability_diagram,
+)
+
+
+def logits_of(module: LightningModule, batch: Any, outputs: Any) -> tuple[Tensor, Tensor]:
+    return outputs["logits"], batch[1]
+
+
+recipe: Mixup = Mixup(0.2, per_sample=True)
+x, y = recipe(torch.randn(4, 2), torch.arange(4), torch.Generator())
+target: MixedTarget = MixedTarget([y, y], torch.tensor([0.5, 0.5]))
+candidates: tuple[Tensor, ...] = target.candidates
+plain: Tensor = merge(target)
+
+metrics = MetricCollection({"accuracy": MulticlassAccuracy(num_classes=3)})
+monitor = CalibrationMonitor(metrics, prefix="clean_", logits_fn=logits_of)
+callback = MixupCallback(recipe=recipe, prob=0.5, inputs=["a", "b.c"], targets=1, seed=1)
+Trainer(callbacks=[MixupCallback(0.2, calibration=monitor, targets=None), callback])
+if callback.mix is not None:
+    weight: Tensor = callback.mix.weight
+    place: str = callback.mix.place
+
+statistics: CalibrationStatistics = monitor.statistics["val"][0]
+bins: ReliabilityBins = statistics.bins(10)
+figure = reliability_diagram(bins, title="clean")
