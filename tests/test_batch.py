@@ -85,6 +85,7 @@ def test_indices_keys_and_paths_are_followed(batch, inputs, targets, expected):
         ({"a": X, "b": X, "label": Y}, "don't tell which is the input"),
         ({"image": X, "tabular": X, "label": Y}, "an entry 'tabular' beside the input"),
         ({"image": X, "kind": Y, "label": Y}, "an entry 'kind' beside the input"),
+        ({"image": X, "label": Y, "idx": X}, "an entry 'idx' beside the input"),
         ((X, Y, Y), r"an entry \[2\] beside the input"),
         ((X, [Y, Y]), "several entries that could be the target"),
         (X, "has no target"),

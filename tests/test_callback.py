@@ -566,6 +566,18 @@ def test_what_a_module_keeps_of_its_labels_is_plain_after_the_step(make_trainer)
     assert module.together.shape == (64,)
 
 
+def test_what_a_step_returns_is_plain(make_trainer):
+    class Sees(Callback):
+        def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
+            self.kinds = {name: type(value) for name, value in outputs.items()}
+
+    sees = Sees()
+
+    make_trainer(callbacks=[MixupCallback(1.0), sees]).fit(ByKeyword(), make_loader())
+
+    assert sees.kinds == {"loss": torch.Tensor, "labels": torch.Tensor}
+
+
 # How steps are written.
 
 
@@ -783,6 +795,20 @@ def test_a_batch_that_cannot_be_mixed_is_refused_before_a_step(make_trainer, bat
         trainer.fit(AnyBatch(), DataLoader([batch], batch_size=None))
 
     assert trainer.global_step == 0
+
+
+@pytest.mark.parametrize("settings", [{"alpha": 0}, {"prob": 0}], ids=str)
+def test_what_cannot_be_mixed_is_no_matter_where_nothing_is(make_trainer, settings):
+    class Bytes(Classifier):
+        def training_step(self, batch, batch_idx):
+            x, y = batch
+            return self.loss(self(x.float()), y)
+
+    trainer = make_trainer(callbacks=[MixupCallback(**settings)])
+
+    trainer.fit(Bytes(), DataLoader([(X.byte(), Y)], batch_size=None))
+
+    assert trainer.state.finished
 
 
 def test_a_target_that_no_loss_ever_used_is_refused(make_trainer):

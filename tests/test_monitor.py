@@ -269,6 +269,14 @@ def test_torchmetrics_are_logged_beside(make_trainer, metrics, key):
     assert logged["val_ece"] > 0
 
 
+def test_the_metrics_that_were_given_are_never_updated(make_trainer):
+    metric = MulticlassAccuracy(CLASSES)
+
+    validate(make_trainer, *logits_and_labels(1.0), monitor=CalibrationMonitor(metric))
+
+    assert metric.update_count == 0
+
+
 def test_metrics_that_share_state_are_all_right(make_trainer):
     """Of a group, torchmetrics updates one metric, and the others follow when asked together."""
     logits, labels = logits_and_labels(1.0)
@@ -373,8 +381,15 @@ def test_without_a_validation_loader_one_line_says_why(make_trainer, caplog):
 # Company.
 
 
+class LogsNothing(Classifier):
+    def validation_step(self, batch, batch_idx):
+        self.loss(self(batch[0]), batch[1])
+
+    def training_step(self, batch, batch_idx):
+        return self.loss(self(batch[0]), batch[1])
+
+
 @pytest.mark.parametrize("settings", [{"fast_dev_run": True}, {"barebones": True}], ids=str)
-@pytest.mark.filterwarnings("ignore:You are trying to `self.log:UserWarning")
 def test_runs_in_lightnings_other_modes(make_trainer, settings):
     quiet = {"logger": None, "enable_checkpointing": None, "enable_progress_bar": None}
     trainer = make_trainer(
@@ -382,7 +397,7 @@ def test_runs_in_lightnings_other_modes(make_trainer, settings):
         **{**quiet, "enable_model_summary": None, "log_every_n_steps": None, **settings},
     )
 
-    trainer.fit(Classifier(), make_loader(), make_loader())
+    trainer.fit(LogsNothing(), make_loader(), make_loader())
 
     assert trainer.state.finished
 
