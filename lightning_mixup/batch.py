@@ -52,7 +52,7 @@ class Entries:
         inputs, targets = (
             " and ".join(map(name_of_path, paths)) for paths in (self.inputs, self.targets)
         )
-        return f"{inputs} with {targets}" if targets else f"{inputs} without targets"
+        return f"{inputs}, with the target {targets}" if targets else f"{inputs}, without a target"
 
 
 def find_entries(batch: Any, inputs: Selector = "auto", targets: Selector = "auto") -> Entries:
@@ -75,7 +75,7 @@ def find_entries(batch: Any, inputs: Selector = "auto", targets: Selector = "aut
     Example:
         >>> batch = {"image": torch.rand(4, 3, 8, 8), "label": torch.arange(4), "path": ["a"] * 4}
         >>> find_entries(batch).describe()
-        "'image' with 'label'"
+        "'image', with the target 'label'"
     """
     leaves = dict(_leaves(batch))
     target_paths = _find_targets(batch, leaves, targets, inputs)
@@ -127,11 +127,11 @@ def get_entry(batch: Any, path: Path) -> Any:
 
 
 def name_of_path(path: Path) -> str:
-    """Writes a path as a user would, ``[1]`` or ``'views.left'``."""
+    """Writes a path as a user would, ``batch[1]`` or ``'views.left'``."""
     if not path:
         return "the batch"
     if all(isinstance(part, int) for part in path):
-        return "".join(f"[{part}]" for part in path)
+        return "batch" + "".join(f"[{part}]" for part in path)
     return repr(".".join(map(str, path)))
 
 

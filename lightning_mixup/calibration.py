@@ -44,6 +44,14 @@ class ReliabilityBins:
     correct: Tensor  # (M,) float64, how many of them were classified correctly
     confidence: Tensor  # (M,) float64, the sum of their confidences
 
+    def __add__(self, other: ReliabilityBins) -> ReliabilityBins:
+        """Pools the samples of two sets of bins, such as those of several seeds."""
+        return ReliabilityBins(
+            self.count + other.count,
+            self.correct + other.correct,
+            self.confidence + other.confidence,
+        )
+
     def accuracy(self) -> Tensor:
         """Returns the share of samples that were classified correctly, a 0-d tensor."""
         return self.correct.sum() / self.count.sum()

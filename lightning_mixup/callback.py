@@ -123,6 +123,10 @@ class MixupCallback(Callback):
         """Leaves out what belongs to a fit, so that callbacks can be copied in the middle."""
         return {**vars(self), **_at_rest()}
 
+    @property
+    def _mixes(self) -> bool:
+        return self.prob > 0 and self.recipe.mixes
+
     # When.
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
@@ -151,6 +155,8 @@ class MixupCallback(Callback):
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Finds the named loss, which ``configure_model`` may have made."""
+        if not self._mixes:
+            rank_zero_info(f"{self!r} mixes nothing.")
         if self.loss is not None:
             criterion = find_module(pl_module, self.loss)
             self._interceptions.append(Interception(criterion, "forward", evaluate_per_candidate))
@@ -225,7 +231,7 @@ class MixupCallback(Callback):
         """Draws from the seed, the rank and the number of the batch, and from nothing else."""
         self._end_step()
         self._batch_number = _batch_number(trainer)
-        if self.prob == 0 or not self.recipe.mixes:
+        if not self._mixes:
             return
         self._entries = find_entries(batch, self.inputs, self.targets)
         self._announce(self._entries)
@@ -260,8 +266,8 @@ class MixupCallback(Callback):
         if not self._announced:
             self._announced = True
             rank_zero_info(
-                f"MixupCallback: mixing {entries.describe()} at the input, "
-                f"{self.recipe.describe()}, partners within the batch."
+                f"MixupCallback: mixing {entries.describe()}: {self.recipe.describe()}, partners "
+                "within the batch."
             )
 
     def _end_step(self) -> None:

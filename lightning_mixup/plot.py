@@ -75,7 +75,7 @@ def _new_figure() -> Figure:
     except ImportError as error:
         raise ImportError(
             "reliability_diagram() draws with matplotlib, which is not installed. "
-            'Install it with `pip install "lightning-mixup[plot]"`.'
+            "Write `pip install matplotlib`, or install lightning-mixup with its extra `plot`."
         ) from error
     return Figure(figsize=(4.4, 5.8), layout="constrained")
 

@@ -20,22 +20,25 @@ class Encoding(UserDict):
 @pytest.mark.parametrize(
     ("batch", "expected"),
     [
-        ((X, Y), "[0] with [1]"),
-        ([X, Y], "[0] with [1]"),
-        ([[X, X], Y], "[0][0] and [0][1] with [1]"),
-        ({"image": X, "label": Y}, "'image' with 'label'"),
-        ({"Input": X, "Target": Y}, "'Input' with 'Target'"),
-        ({"x": X, "y": X}, "'x' with 'y'"),
-        ({"pixel_values": X, "labels": Y, "path": ["a"] * 4}, "'pixel_values' with 'labels'"),
-        ({"image": X, "label": Y, "sample_id": Y}, "'image' with 'label'"),
-        ({"image": X, "label": Y, "mean": torch.zeros(3)}, "'image' with 'label'"),
-        ({"glucose": X, "label": Y}, "'glucose' with 'label'"),
-        ({"image": X, "audio": X, "label": Y}, "'image' and 'audio' with 'label'"),
-        (({"image": X}, Y), "'0.image' with [1]"),
-        ({"data": {"image": X}, "label": Y}, "'data.image' with 'label'"),
-        (Pair(Y, X), "[1] with [0]"),
-        (Encoding(image=X, label=Y), "'image' with 'label'"),
-        ((X, Y, ["a", "b", "c", "d"]), "[0] with [1]"),
+        ((X, Y), "batch[0], with the target batch[1]"),
+        ([X, Y], "batch[0], with the target batch[1]"),
+        ([[X, X], Y], "batch[0][0] and batch[0][1], with the target batch[1]"),
+        ({"image": X, "label": Y}, "'image', with the target 'label'"),
+        ({"Input": X, "Target": Y}, "'Input', with the target 'Target'"),
+        ({"x": X, "y": X}, "'x', with the target 'y'"),
+        (
+            {"pixel_values": X, "labels": Y, "path": ["a"] * 4},
+            "'pixel_values', with the target 'labels'",
+        ),
+        ({"image": X, "label": Y, "sample_id": Y}, "'image', with the target 'label'"),
+        ({"image": X, "label": Y, "mean": torch.zeros(3)}, "'image', with the target 'label'"),
+        ({"glucose": X, "label": Y}, "'glucose', with the target 'label'"),
+        ({"image": X, "audio": X, "label": Y}, "'image' and 'audio', with the target 'label'"),
+        (({"image": X}, Y), "'0.image', with the target batch[1]"),
+        ({"data": {"image": X}, "label": Y}, "'data.image', with the target 'label'"),
+        (Pair(Y, X), "batch[1], with the target batch[0]"),
+        (Encoding(image=X, label=Y), "'image', with the target 'label'"),
+        ((X, Y, ["a", "b", "c", "d"]), "batch[0], with the target batch[1]"),
     ],
     ids=lambda value: value if isinstance(value, str) else type(value).__name__,
 )
@@ -50,29 +53,29 @@ def test_the_usual_forms_are_found(batch, expected):
 @pytest.mark.parametrize(
     ("batch", "inputs", "targets", "expected"),
     [
-        ((Y, X), 1, 0, "[1] with [0]"),
-        ((Y, X), -1, -2, "[1] with [0]"),
-        ((X, Y, X), 0, 1, "[0] with [1]"),
-        ((X, Y, X), [0, 2], 1, "[0] and [2] with [1]"),
-        ({"a": X, "b": Y}, "a", "b", "'a' with 'b'"),
-        ({"a": X, "b": Y}, "auto", "b", "'a' with 'b'"),
-        ({"image": X, "b": Y}, "image", "b", "'image' with 'b'"),
+        ((Y, X), 1, 0, "batch[1], with the target batch[0]"),
+        ((Y, X), -1, -2, "batch[1], with the target batch[0]"),
+        ((X, Y, X), 0, 1, "batch[0], with the target batch[1]"),
+        ((X, Y, X), [0, 2], 1, "batch[0] and batch[2], with the target batch[1]"),
+        ({"a": X, "b": Y}, "a", "b", "'a', with the target 'b'"),
+        ({"a": X, "b": Y}, "auto", "b", "'a', with the target 'b'"),
+        ({"image": X, "b": Y}, "image", "b", "'image', with the target 'b'"),
         ({"a": {"left": X, "right": X}, "label": Y}, ["a.left", "a.right"], "label", None),
-        (({"image": X, "age": X}, Y), "0.image", 1, "'0.image' with [1]"),
-        ({"a.b": X, "label": Y}, "a.b", "label", "'a.b' with 'label'"),
+        (({"image": X, "age": X}, Y), "0.image", 1, "'0.image', with the target batch[1]"),
+        ({"a.b": X, "label": Y}, "a.b", "label", "'a.b', with the target 'label'"),
         ({"image": X, "boxes": X, "label": Y}, "image", ("boxes", "label"), None),
-        (Pair(Y, X), "image", "label", "[1] with [0]"),
-        (X, "auto", None, "the batch without targets"),
-        ([X], "auto", None, "[0] without targets"),
-        ((X, Y), 0, None, "[0] without targets"),
+        (Pair(Y, X), "image", "label", "batch[1], with the target batch[0]"),
+        (X, "auto", None, "the batch, without a target"),
+        ([X], "auto", None, "batch[0], without a target"),
+        ((X, Y), 0, None, "batch[0], without a target"),
     ],
 )
 def test_indices_keys_and_paths_are_followed(batch, inputs, targets, expected):
     entries = find_entries(batch, inputs, targets)
 
     expected = expected or {
-        "a": "'a.left' and 'a.right' with 'label'",
-        "image": "'image' with 'boxes' and 'label'",
+        "a": "'a.left' and 'a.right', with the target 'label'",
+        "image": "'image', with the target 'boxes' and 'label'",
     }.get(next(iter(batch)))
     assert entries.describe() == expected
 
@@ -86,7 +89,7 @@ def test_indices_keys_and_paths_are_followed(batch, inputs, targets, expected):
         ({"image": X, "tabular": X, "label": Y}, "an entry 'tabular' beside the input"),
         ({"image": X, "kind": Y, "label": Y}, "an entry 'kind' beside the input"),
         ({"image": X, "label": Y, "idx": X}, "an entry 'idx' beside the input"),
-        ((X, Y, Y), r"an entry \[2\] beside the input"),
+        ((X, Y, Y), r"an entry batch\[2\] beside the input"),
         ((X, [Y, Y]), "several entries that could be the target"),
         (X, "has no target"),
         ("batch", "has no target"),
@@ -137,7 +140,9 @@ def test_what_cannot_be_interpolated_is_refused(x, words):
 
 @pytest.mark.parametrize("y", [torch.arange(3), torch.tensor(1)], ids=["other", "scalar"])
 def test_different_batch_sizes_are_refused(y):
-    with pytest.raises(ValueError, match=r"different batch sizes: \[0\] \(4, 3\), \[1\]"):
+    with pytest.raises(
+        ValueError, match=r"different batch sizes: batch\[0\] \(4, 3\), batch\[1\]"
+    ):
         find_entries((X, y))
 
 

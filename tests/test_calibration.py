@@ -66,6 +66,16 @@ def test_batches_pool_into_the_whole(batch_size):
     assert_same_figures(measured(logits, target, batch_size), measured(logits, target))
 
 
+def test_bins_add():
+    logits, target = draw(200)
+
+    added = measured(logits[:80], target[:80]).bins() + measured(logits[80:], target[80:]).bins()
+
+    whole = measured(logits, target).bins()
+    for name in ("count", "correct", "confidence"):
+        assert_close(getattr(added, name), getattr(whole, name), rtol=0, atol=1e-12)
+
+
 def test_processes_pool_into_the_whole():
     """The split over devices cannot change a figure: sums are added, not figures averaged."""
     logits, target = draw(300)

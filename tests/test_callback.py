@@ -778,13 +778,13 @@ X, Y = torch.randn(8, FEATURES), torch.arange(8) % CLASSES
 @pytest.mark.parametrize(
     ("batch", "error", "words"),
     [
-        ((Y, Y), TypeError, r"\[0\] has dtype torch.int64.*name a hidden layer"),
+        ((Y, Y), TypeError, r"batch\[0\] has dtype torch.int64.*name a hidden layer"),
         ((X.byte(), Y), TypeError, r"uint8.*on_after_batch_transfer"),
         ({"a": X, "b": Y}, ValueError, r"can't tell what to mix(.|\n)*'a': float32 \(8, 6\)"),
-        ((X, Y[:4]), ValueError, r"different batch sizes: \[0\] \(8, 6\), \[1\] \(4,\)"),
+        ((X, Y[:4]), ValueError, r"different batch sizes: batch\[0\] \(8, 6\), batch\[1\] \(4,\)"),
         (X, ValueError, r"has no target"),
         ([X], ValueError, r"has no target(.|\n)*targets=None"),
-        ((X, Y, X), ValueError, r"an entry \[2\] beside the input"),
+        ((X, Y, X), ValueError, r"an entry batch\[2\] beside the input"),
     ],
     ids=["ids", "uint8", "dict", "sizes", "tensor", "alone", "extra"],
 )
@@ -822,7 +822,7 @@ def test_a_target_that_no_loss_ever_used_is_refused(make_trainer):
     before = parameters_of(module)
     trainer = make_trainer(callbacks=[MixupCallback()])
 
-    with pytest.raises(RuntimeError, match=r"the target \[1\], but no loss in Forgetful"):
+    with pytest.raises(RuntimeError, match=r"the target batch\[1\], but no loss in Forgetful"):
         trainer.fit(module, make_loader())
 
     assert torch.equal(parameters_of(module), before)
@@ -863,9 +863,17 @@ def test_what_is_mixed_is_said_once(make_trainer, caplog):
 
     said = [message for message in caplog.messages if message.startswith("MixupCallback")]
     assert said == [
-        "MixupCallback: mixing [0] with [1] at the input, weights Beta(0.2, 0.2), one per batch, "
-        "partners within the batch."
+        "MixupCallback: mixing batch[0], with the target batch[1]: weights Beta(0.2, 0.2), one "
+        "per batch, partners within the batch."
     ]
+
+
+def test_that_nothing_is_mixed_is_said(make_trainer, caplog):
+    caplog.set_level(logging.INFO)
+
+    make_trainer(callbacks=[MixupCallback(0)]).fit(Classifier(), make_loader(), make_loader())
+
+    assert "MixupCallback(0) mixes nothing." in caplog.messages
 
 
 def test_calibration_false_logs_nothing(make_trainer):

@@ -1,0 +1,139 @@
+"""Tests for the scripts in examples/."""
+
+import io
+import runpy
+from contextlib import redirect_stdout
+from itertools import product
+from pathlib import Path
+from statistics import mean, stdev
+from types import SimpleNamespace
+
+import pytest
+import torch
+from torch.nn.functional import cross_entropy
+from torchmetrics.functional.classification import (
+    multiclass_accuracy,
+    multiclass_calibration_error,
+)
+
+pytest.importorskip("rich", reason="needs the extra `examples`")
+
+SCRIPT = Path(__file__).parents[1] / "examples" / "digits.py"
+BETTER, WORSE = (0.6, 0.7), (0.4, 0.3)  # where 0.5 is what it was
+
+
+@pytest.fixture(scope="module")
+def digits():
+    """The script's names, without the script being run."""
+    return SimpleNamespace(**runpy.run_path(str(SCRIPT)))
+
+
+@pytest.fixture(scope="module")
+def run(digits, tmp_path_factory):
+    """What a small demo prints, and the folder it writes to."""
+    folder, printed = tmp_path_factory.mktemp("demo") / "out", io.StringIO()
+    with redirect_stdout(printed):
+        digits.main(seeds=2, epochs=1, out=folder)
+    return printed.getvalue(), folder
+
+
+@pytest.fixture
+def figures(digits):
+    """Twelve figures of two seeds each, all 0.5."""
+    keys = product(digits.REPLACED, digits.ALPHAS, digits.LOGGED)
+    return {key: [0.5, 0.5] for key in keys}
+
+
+def measure(trainer):
+    """Returns accuracy, ECE, gap and NLL of a trained module, by other means than ours."""
+    images, labels = trainer.val_dataloaders.dataset.tensors
+    with torch.no_grad():
+        logits = trainer.model.eval().network(images)
+    accuracy = multiclass_accuracy(logits, labels, num_classes=10, average="micro")
+    error = multiclass_calibration_error(logits.softmax(1), labels, num_classes=10, n_bins=15)
+    gap = logits.softmax(1).amax(1).mean() - accuracy
+    return [figure.item() for figure in (accuracy, error, gap, cross_entropy(logits, labels))]
+
+
+@pytest.mark.parametrize(("labels", "alpha"), [("clean", 0), ("corrupted", 0.2)])
+def test_the_table_holds_what_the_trained_networks_do(digits, run, labels, alpha):
+    printed, _ = run
+    fits = [digits.fit(digits.REPLACED[labels], alpha, seed, epochs=1) for seed in range(2)]
+
+    row = next(line for line in printed.splitlines() if line.split()[:2] == [labels, str(alpha)])
+
+    columns = zip(*(measure(trainer) for trainer, _ in fits), strict=True)
+    expected = [figure for values in columns for figure in (mean(values), stdev(values))]
+    shown = [float(word) for word in row.split()[2:] if word != "±"]
+    assert shown == pytest.approx(expected, abs=6e-4)
+
+
+def test_the_table_has_a_row_for_every_training(digits, run):
+    printed, _ = run
+
+    rows = [tuple(line.split()[:2]) for line in printed.splitlines() if "±" in line]
+
+    combinations = product(digits.REPLACED, digits.ALPHAS)
+    assert rows[:-1] == [(labels, f"{alpha:g}") for labels, alpha in combinations]
+    assert rows[-1] == ("Means", "±")
+
+
+def test_what_is_printed_fits_into_80_columns(run):
+    printed, folder = run
+
+    assert max(len(line) for line in printed.splitlines() if str(folder) not in line) <= 80
+
+
+def test_the_picture_is_written_where_the_last_line_says(run):
+    printed, folder = run
+
+    assert printed.endswith(f": {folder / 'digits.png'}\n")
+    assert (folder / "digits.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_alphas_share_a_seeds_data_and_nothing_else(digits):
+    first, mixed, other = (
+        digits.fit(0.0, alpha, seed, epochs=1)[0] for alpha, seed in [(0, 0), (0.2, 0), (0, 1)]
+    )
+
+    images, mixed_images, other_images = (
+        trainer.val_dataloaders.dataset.tensors[0] for trainer in (first, mixed, other)
+    )
+    assert torch.equal(images, mixed_images)
+    assert not torch.equal(images, other_images)
+    assert not torch.equal(first.model.network[0].weight, mixed.model.network[0].weight)
+
+
+def test_only_training_labels_are_corrupted(digits):
+    torch.manual_seed(0)
+    train, val = (loader.dataset.tensors for loader in digits.load_data(0.0))
+    torch.manual_seed(0)
+    corrupted_train, same_val = (loader.dataset.tensors for loader in digits.load_data(0.4))
+
+    wrong = (train[1] != corrupted_train[1]).double().mean()
+
+    assert torch.equal(train[0], corrupted_train[0])
+    assert all(map(torch.equal, val, same_val))
+    assert wrong == pytest.approx(0.36, abs=0.03)
+
+
+@pytest.mark.parametrize(
+    ("name", "values", "expected"),
+    [
+        ("accuracy", BETTER, "accuracy better (2/2 seeds)"),
+        ("accuracy", WORSE, "accuracy worse (2/2 seeds)"),
+        ("accuracy", (0.4, 0.7), "accuracy better (1/2 seeds)"),
+        ("ece", BETTER, "ECE worse (2/2 seeds)"),
+        ("ece", (0.3, 0.6), "ECE better (1/2 seeds)"),
+        ("nll", WORSE, "NLL better (2/2 seeds)"),
+        ("confidence_gap", (0.1, 0.3), "from over-confident (+0.500) to over-confident (+0.200)"),
+        ("confidence_gap", (-0.1, 0), "from over-confident (+0.500) to under-confident (-0.050)"),
+    ],
+)
+def test_the_sentences_follow_the_figures(digits, figures, name, values, expected):
+    figures["corrupted", 0.2, name] = list(values)
+
+    sentence = digits.summarize(figures, "corrupted", 0.2)
+
+    assert sentence.startswith("With corrupted labels, alpha=0.2 makes accuracy ")
+    assert expected in sentence
