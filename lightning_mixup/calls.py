@@ -2,33 +2,56 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
 
 from torch import Tensor
 
-from lightning_mixup.operations import name_of
-from lightning_mixup.targets import Kind, MixedTarget, Usage, is_live, plain
+from lightning_mixup.operations import layout, name_of
+from lightning_mixup.targets import (
+    Kind,
+    Usage,
+    is_live,
+    make_mixed,
+    plain,
+    reading,
+    weighted_sum,
+)
 from lightning_mixup.trees import map_tensors, tensors_in
 
-__all__ = ["Call"]
+__all__ = ["Call", "NoRuleError"]
 
 
-@dataclass(slots=True)
+class NoRuleError(RuntimeError):
+    """An operation that no rule follows, of which only the dominant candidate can be read."""
+
+
 class Call:
-    """An operation with its arguments, mixed tensors among them."""
+    """An operation with its arguments, mixed tensors among them.
 
-    func: Callable[..., Any]
-    args: tuple[Any, ...]
-    kwargs: dict[str, Any]
-    name: str = ""
-    live: tuple[MixedTarget, ...] = ()
-    kind: Kind = Kind.LABEL  # of the result
+    Attributes:
+        func: The operation.
+        args: Its positional arguments.
+        kwargs: Its keyword arguments.
+        name: Its name.
+        tensors: All tensors among the arguments, in order.
+        live: Those that are mixed.
+        kind: What the result will be.
+    """
 
-    def __post_init__(self) -> None:
-        self.name = name_of(self.func)
-        self.live = tuple(t for t in self.tensors() if is_live(t))
+    __slots__ = ("args", "func", "kind", "kwargs", "live", "name", "tensors")
+
+    def __init__(
+        self,
+        func: Callable[..., Any],
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        kind: Kind = Kind.LABEL,
+    ) -> None:
+        self.func, self.args, self.kwargs, self.kind = func, args, kwargs, kind
+        self.name = name_of(func)
+        self.tensors = tensors_in((args, kwargs))
+        self.live = [tensor for tensor in self.tensors if is_live(tensor)]
 
     @property
     def usage(self) -> Usage:
@@ -42,16 +65,19 @@ class Call:
 
     @property
     def per_sample(self) -> bool:
-        """Whether the samples have weights of their own."""
+        """Whether the samples among the arguments have weights of their own."""
         return any(tensor.weights.ndim > 1 for tensor in self.live)
 
-    def tensors(self) -> Iterator[Tensor]:
-        """Yields all tensors among the arguments."""
-        return tensors_in((self.args, self.kwargs))
+    @property
+    def same_samples(self) -> bool:
+        """Whether all mixed arguments belong to the same samples in the same order."""
+        first, *others = (tensor.weights for tensor in self.live)
+        return all(other is first or layout(other) == layout(first) for other in others)
 
-    def others(self) -> Iterator[Tensor]:
-        """Yields those that are not mixed."""
-        return (tensor for tensor in self.tensors() if not is_live(tensor))
+    @property
+    def with_numbers(self) -> bool:
+        """Whether all that is not mixed is a number, or a tensor of one."""
+        return all(tensor.ndim == 0 or is_live(tensor) for tensor in self.tensors)
 
     def of(self, choose: Callable[[Tensor], Tensor]) -> Any:
         """Runs the operation on what is chosen for each tensor."""
@@ -61,43 +87,80 @@ class Call:
         """Runs the operation on one candidate."""
         return self.of(lambda t: t.candidates[k] if is_live(t) else plain(t))
 
-    def per_candidate(self) -> list[Any]:
-        """Runs the operation on each candidate."""
-        return [self.of_candidate(k) for k in range(len(self.weights))]
+    def candidates_of(self, tensor: Tensor) -> Sequence[Tensor]:
+        """Returns an argument's candidates; a plain tensor is the same for all."""
+        return tensor.candidates if is_live(tensor) else [plain(tensor)] * len(self.weights)
+
+    def rows(self) -> list[Any]:
+        """Runs the operation on each candidate; for a number, on its own value first."""
+        own = [self.of(plain)] if self.kind is Kind.NUMBER else []
+        return own + [self.of_candidate(k) for k in range(len(self.weights))]
+
+    def mixed(self, rows: Sequence[Any], weights: Tensor) -> Any:
+        """Makes one mixed result of what came of the candidates; numbers and names pass."""
+        if not isinstance(rows[0], Tensor):
+            return rows[0]
+        return make_mixed(rows, weights, self.kind, self.usage)
+
+    def merged(self, rows: Sequence[Tensor], weights: Tensor) -> Tensor:
+        """Makes one plain result of what came of the candidates."""
+        if self.kind is Kind.NUMBER or not rows[0].is_floating_point():
+            return rows[0]
+        return weighted_sum(rows, weights)
+
+    def unruled(self) -> Any:
+        """Runs the operation on the dominant candidate; its result must meet no gradient."""
+
+        def lose(tensor: Tensor) -> Tensor:
+            made = make_mixed([tensor], self.weights, Kind.UNRULED, self.usage)
+            made.lost_at = self.lost_at
+            return made
+
+        return map_tensors(self.of(reading), lose)
+
+    @property
+    def lost_at(self) -> str:
+        """The operation without a rule: this one, if it is given nothing of another."""
+        lost = (tensor.lost_at for tensor in self.live if tensor.kind is Kind.UNRULED)
+        return next(lost, self.name)
+
+    def check_ruled(self) -> None:
+        """Refuses what came of an operation without a rule."""
+        if any(tensor.kind is Kind.UNRULED for tensor in self.live):
+            self.refuse(f"is given what {self.lost_at}() made of them")
 
     def aligned_left(self, result: Tensor) -> Tensor:
         """Returns the weights of a result whose first dimensions are the target's."""
-        sizes = self._weighted_sizes()
-        if any(size > 1 for size in sizes[result.ndim :]):
-            self.refuse("makes one value of samples that have different weights")
-        return self._reshaped(sizes[: result.ndim] + [1] * (result.ndim - len(sizes)), result)
+
+        def align(sizes: list[int]) -> list[int]:
+            if any(size > 1 for size in sizes[result.ndim :]):
+                self.refuse("makes one value of samples that have different weights")
+            return sizes[: result.ndim] + [1] * (result.ndim - len(sizes))
+
+        return self._aligned(align, result)
 
     def aligned_right(self, result: Tensor) -> Tensor:
         """Returns the weights of a result by the rules of broadcasting."""
-        sizes = self._weighted_sizes()
-        return self._reshaped([1] * (result.ndim - len(sizes)) + sizes, result)
+        return self._aligned(lambda sizes: [1] * (result.ndim - len(sizes)) + sizes, result)
 
-    def _weighted_sizes(self) -> list[int]:
-        return max((list(tensor.weights.shape[1:]) for tensor in self.live), key=len)
-
-    def _reshaped(self, sizes: list[int], result: Tensor) -> Tensor:
+    def _aligned(self, align: Callable[[list[int]], list[int]], result: Tensor) -> Tensor:
         if not self.per_sample:
             return self.weights
-        rows = len(self.weights)
-        varied = [t.weights for t in self.live if t.weights.numel() > rows] or [self.weights]
-        fits = all(size in (1, full) for size, full in zip(sizes, result.shape, strict=True))
-        if not fits or len({weights.numel() for weights in varied}) > 1:
+        first, *others = (align(list(tensor.weights.shape[1:])) for tensor in self.live)
+        fits = all(size in (1, full) for size, full in zip(first, result.shape, strict=False))
+        alike = all(other == first for other in others) and self.same_samples
+        if not fits or not alike or len(first) > result.ndim:
             self.refuse("combines samples that have different weights")
-        return varied[0].reshape(rows, *sizes)
+        return self.weights.reshape(len(self.weights), *first)
 
     def refuse(self, reason: str) -> NoReturn:
         """Raises, with the ways out.
 
         Raises:
-            RuntimeError: Always.
+            NoRuleError: Always.
         """
-        raise RuntimeError(
-            f"{self.name}() {reason}, for which mixed labels have no rule. Name the module that "
+        raise NoRuleError(
+            f"Mixed labels have no rule for {self.name}(): it {reason}. Name the module that "
             "computes the loss, MixupCallback(loss='criterion'): it is evaluated once per "
             "candidate label; or mix with one weight per batch, Mixup(alpha, per_sample=False); "
             "or pass targets=None if these labels need no mixing."

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -10,18 +10,34 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from lightning_mixup.calls import Call
-from lightning_mixup.operations import signature_of
-from lightning_mixup.targets import Kind, MixedTarget, make_mixed, plain, weighted_sum
+from lightning_mixup.operations import names, signature_of
+from lightning_mixup.targets import Kind, is_live, plain, weighted_sum
+from lightning_mixup.trees import map_together
 
-__all__ = ["evaluate_per_candidate", "is_class_loss", "run_class_loss", "run_reduced_loss"]
+__all__ = [
+    "evaluate_per_candidate",
+    "is_class_loss",
+    "run_class_loss",
+    "run_reduced_loss",
+    "takes_reduction",
+]
+
+# Their mean is the mean of what ``reduction="none"`` gives, whatever the labels.
+_PLAIN_MEANS = names("""
+    binary_cross_entropy binary_cross_entropy_with_logits cosine_embedding_loss cross_entropy
+    gaussian_nll_loss hinge_embedding_loss huber_loss kl_div l1_loss margin_ranking_loss mse_loss
+    multi_margin_loss multilabel_margin_loss multilabel_soft_margin_loss poisson_nll_loss
+    smooth_l1_loss soft_margin_loss triplet_margin_loss triplet_margin_with_distance_loss
+""")
+_MEANS_BY_WEIGHT = names("l1_loss mse_loss")  # if they are given any
 
 
 def is_class_loss(call: Call) -> bool:
-    """Returns whether a call is cross entropy or NLL of mixed class indices, and nothing else."""
-    if call.name not in ("cross_entropy", "nll_loss"):
+    """Returns whether a call is cross entropy or NLL of class indices."""
+    if call.func is not F.cross_entropy and call.func is not F.nll_loss:
         return False
-    target = call.args[1] if len(call.args) > 1 else call.kwargs.get("target")
-    return len(call.live) == 1 and call.live[0] is target and not target.is_floating_point()
+    target = call.args[1] if len(call.args) > 1 else call.kwargs["target"]
+    return not (target.is_floating_point() or is_live(call.kwargs.get("weight")))
 
 
 def run_class_loss(call: Call) -> Any:
@@ -32,7 +48,7 @@ def run_class_loss(call: Call) -> Any:
 def _class_loss(  # noqa: PLR0913  torch's own signature, as its arguments may be positional
     call: Call,
     input: Tensor,
-    target: MixedTarget,
+    target: Tensor,
     weight: Tensor | None = None,
     size_average: bool | None = None,  # noqa: FBT001
     ignore_index: int = -100,
@@ -41,26 +57,27 @@ def _class_loss(  # noqa: PLR0913  torch's own signature, as its arguments may b
     label_smoothing: float = 0.0,
 ) -> Any:
     """With weights per sample, a mean divides by the same mixture of the class weights."""
-    if size_average is not None or reduce is not None:
-        reduction = "none" if reduce is False else "sum" if size_average is False else "mean"
+    reduction = _modern_reduction(size_average, reduce, reduction)
     loss = call.func
     options: dict[str, Any] = {"weight": weight, "ignore_index": ignore_index}
     if label_smoothing:
         options["label_smoothing"] = label_smoothing
-    elif call.name == "cross_entropy":
+    elif loss is F.cross_entropy and not is_live(input):
         input, loss = F.log_softmax(input, dim=min(1, input.ndim - 1)), F.nll_loss
     merges_late = not call.per_sample and reduction != "none"
     options["reduction"] = reduction if merges_late else "none"
-    losses = [loss(input, candidate, **options) for candidate in target.candidates]
+    inputs, targets = call.candidates_of(input), call.candidates_of(target)
+    losses = [loss(x, y, **options) for x, y in zip(inputs, targets, strict=True)]
     if merges_late:
-        return weighted_sum(losses, target.weights)
+        return weighted_sum(losses, call.weights)
+    weights = call.aligned_left(losses[0])
     if reduction == "none":
-        return make_mixed(losses, target.weights, call.kind, call.usage)
-    total = weighted_sum(losses, target.weights).sum()
+        return call.mixed(losses, weights)
+    total = weighted_sum(losses, weights).sum()
     if reduction == "sum":
         return total
-    counts = [_class_weights(c, weight, ignore_index).to(total) for c in target.candidates]
-    return total / weighted_sum(counts, target.weights).sum()
+    counts = [_class_weights(y, weight, ignore_index).to(total) for y in targets]
+    return total / weighted_sum(counts, weights).sum()
 
 
 def _class_weights(labels: Tensor, weight: Tensor | None, ignore_index: int) -> Tensor:
@@ -70,24 +87,36 @@ def _class_weights(labels: Tensor, weight: Tensor | None, ignore_index: int) -> 
     return weight[labels.masked_fill(~counted, 0)] * counted
 
 
+def _modern_reduction(size_average: bool | None, reduce: bool | None, reduction: str) -> str:  # noqa: FBT001
+    if size_average is None and reduce is None:
+        return reduction
+    return "none" if reduce is False else "sum" if size_average is False else "mean"
+
+
+def takes_reduction(call: Call) -> bool:
+    """Returns whether an operation is a loss that reduces the batch itself."""
+    signature = signature_of(call.func)
+    return signature is not None and "reduction" in signature.parameters
+
+
 def run_reduced_loss(call: Call) -> Any:
     """With weights per sample: a loss per sample first, then weighted, then reduced."""
     signature = signature_of(call.func)
     assert signature is not None  # noqa: S101  the caller has seen its parameters
-    bound = signature.bind(*call.args, **call.kwargs)
-    bound.apply_defaults()
-    reduction = bound.arguments["reduction"]
-    if (
-        bound.arguments.get("size_average") is not None
-        or bound.arguments.get("reduce") is not None
-    ):
-        call.refuse("is given size_average= or reduce=")
-    bound.arguments["reduction"] = "none"
-    single = Call(call.func, bound.args, bound.kwargs)
-    losses = single.per_candidate()
+    given = signature.bind(*call.args, **call.kwargs)
+    given.apply_defaults()
+    options = given.arguments
+    reduction = _modern_reduction(
+        options.pop("size_average", None), options.pop("reduce", None), options["reduction"]
+    )
+    by_weight = call.name in _MEANS_BY_WEIGHT and options.get("weight") is not None
+    if reduction == "mean" and (by_weight or call.name not in _PLAIN_MEANS):
+        call.refuse("divides by more than the number of samples")
+    single = Call(call.func, (), {**options, "reduction": "none"}, call.kind)
+    losses = single.rows()
     weights = single.aligned_left(losses[0])
     if reduction == "none":
-        return make_mixed(losses, weights, call.kind, call.usage)
+        return single.mixed(losses, weights)
     total = weighted_sum(losses, weights)
     if reduction == "batchmean":
         return total.sum() / len(total)
@@ -113,6 +142,7 @@ def evaluate_per_candidate(
         RuntimeError: If every sample has its own weight, but the function reduced the batch.
 
     Example:
+        >>> from lightning_mixup.targets import MixedTarget
         >>> candidates = [torch.tensor([0]), torch.tensor([1])]
         >>> target = MixedTarget(candidates, torch.tensor([0.75, 0.25]))
         >>> evaluate_per_candidate(lambda y: y.double().mean(), (target,), {})
@@ -125,14 +155,20 @@ def evaluate_per_candidate(
         call.usage.met_gradient = True
         if all(tensor.kind is Kind.NUMBER for tensor in call.live):
             return call.of(plain)
-        results = call.per_candidate()
-        if results[0].ndim > 0:
-            return make_mixed(results, call.aligned_left(results[0]), Kind.LOSS, call.usage)
-        if call.per_sample:
-            raise RuntimeError(
-                "The loss named in MixupCallback(loss=...) returned one number for the batch, but "
-                "every sample has a weight of its own. Let it return one loss per sample "
-                "(reduction='none') and average them in training_step, or mix with "
-                "Mixup(alpha, per_sample=False)."
-            )
-        return weighted_sum(results, call.weights)
+        call.kind = Kind.LOSS
+        return map_together(lambda *results: _weighted_result(call, results), call.rows())
+
+
+def _weighted_result(call: Call, results: Sequence[Any]) -> Any:
+    if not isinstance(results[0], Tensor):
+        return results[0]
+    if results[0].ndim > 0:
+        return call.mixed(results, call.aligned_left(results[0]))
+    if call.per_sample:
+        raise RuntimeError(
+            "The loss named in MixupCallback(loss=...) returned one number for the batch, but "
+            "every sample has a weight of its own. Let it return one loss per sample "
+            "(reduction='none') and average them in training_step, or mix with "
+            "Mixup(alpha, per_sample=False)."
+        )
+    return call.merged(results, call.weights)

@@ -14,127 +14,150 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lightning_mixup.calls import Call
-from lightning_mixup.losses import is_class_loss, run_class_loss, run_reduced_loss
+from lightning_mixup.calls import Call, NoRuleError
+from lightning_mixup.losses import (
+    is_class_loss,
+    run_class_loss,
+    run_reduced_loss,
+    takes_reduction,
+)
 from lightning_mixup.operations import (
     BATCH_SUMS,
-    CHANGES_SHAPE,
+    CASTS,
     COMPARISONS,
+    COPIES,
+    COUNTS,
     ELEMENTWISE,
+    FINITENESS,
     JOINS,
     LOOKUPS,
     READS,
     REDUCTIONS,
+    RESHAPES,
+    SCATTERS,
     STRUCTURE,
+    joined_dim,
+    layout,
+    looked_up_dim,
     reduced_dims,
-    signature_of,
     weights_after,
     writes_in_place,
 )
-from lightning_mixup.targets import (
-    Kind,
-    MixedTarget,
-    is_live,
-    make_mixed,
-    plain,
-    reading,
-    turn_into_mixed,
-    weighted_sum,
-)
-from lightning_mixup.trees import map_tensors, map_together
+from lightning_mixup.targets import Kind, MixedTarget, is_live, plain, reading, weighted_sum
+from lightning_mixup.trees import fingerprint, map_together, tensors_in
+from lightning_mixup.writes import scattered_weights, write
 
 __all__ = ["run"]
 
 
 def run(func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    """Runs an operation by the rule; called with torch's dispatch to subclasses switched off."""
+    """Runs an operation by the rule; called with torch's dispatch to subclasses switched off.
+
+    Raises:
+        NoRuleError: If there is none, and a gradient or a write is at stake.
+    """
     call = Call(func, args, kwargs)
-    if not call.live or call.name in READS or _inside_a_metric():
+    if not call.live or call.name in READS or (call.name in CASTS and not is_live(args[0])):
         return call.of(reading)
-    if any(tensor.usage is not call.usage for tensor in call.live):
-        call.refuse("combines the labels of two mixed batches")
-    if kwargs.get("out") is not None:
-        call.refuse("writes into out=")
-    gradient = torch.is_grad_enabled() and any(t.requires_grad for t in call.tensors())
+    if _inside_a_metric():
+        # A metric that is called, unlike one that is updated, may be the loss of float targets.
+        is_number = call.live[0].kind is Kind.NUMBER
+        call.usage.met_gradient |= is_number and torch.is_grad_enabled()
+        return call.of(reading)
+    gradient = _meets_gradient(call)
     call.usage.met_gradient |= gradient
-    if writes_in_place(call.name):
-        call.kind = _kind_of_result(call, gradient=gradient)
-        return _write_in_place(call)
-    numbers = [tensor.kind is Kind.NUMBER for tensor in call.live]
-    if all(numbers):
-        return _run_on_numbers(call, gradient=gradient)
-    if any(numbers):
-        call = Call(func, *map_tensors((args, kwargs), _number_as_plain))
-    call.kind = _kind_of_result(call, gradient=gradient)
-    return _run_on_labels(call)
+    try:
+        return _by_rule(call, gradient=gradient)
+    except NoRuleError:
+        if gradient or writes_in_place(call.name) or "out" in kwargs:
+            raise
+    return call.unruled()
 
 
 MixedTarget.rule = staticmethod(run)
 
 
-def _run_on_labels(call: Call) -> Any:
-    if is_class_loss(call):
-        return run_class_loss(call)
-    if call.name == "embedding":  # a model conditioned on the class sees the point in between
-        embedded = call.per_candidate()
-        return weighted_sum(embedded, call.aligned_left(embedded[0]))
-    if call.kind is Kind.VERDICT and call.name in REDUCTIONS:
-        return call.of_candidate(0)
-    if call.name in JOINS:
-        return _join(call)
-    return _once_per_sample(call) if call.per_sample else _once_per_batch(call)
+def _meets_gradient(call: Call) -> bool:
+    if not torch.is_grad_enabled() or call.name in COMPARISONS:
+        return False
+    # Of what y.type_as(x) or y.view_as(x) is given besides y, only the form matters.
+    tensors = call.tensors[:1] if call.name in STRUCTURE else call.tensors
+    return any(tensor.requires_grad for tensor in tensors)
+
+
+def _by_rule(call: Call, *, gradient: bool) -> Any:
+    kinds = {tensor.kind for tensor in call.live}
+    if any(tensor.usage is not call.usage for tensor in call.live):
+        call.refuse("combines the labels of two mixed batches")
+    if call.kwargs.get("out") is not None:
+        call.refuse("writes into out=")
+    if kinds == {Kind.NUMBER} and not writes_in_place(call.name):
+        return _run_on_numbers(call, gradient=gradient)
+    call.kind = _kind_of_result(call, kinds, gradient=gradient)
+    if writes_in_place(call.name):
+        return write(call, gradient=gradient)
+    call.check_ruled()
+    return _run_on_labels(call)
+
+
+def _kind_of_result(call: Call, kinds: set[Kind], *, gradient: bool) -> Kind:
+    if gradient or Kind.LOSS in kinds or takes_reduction(call):
+        return Kind.LOSS
+    compares = call.name in COMPARISONS and not call.with_numbers
+    return Kind.VERDICT if compares or Kind.VERDICT in kinds else Kind.LABEL
 
 
 def _run_on_numbers(call: Call, *, gradient: bool) -> Any:
     """Float targets are numbers, until a cast or a comparison makes class labels of them."""
-    with_scalars = all(t.ndim == 0 for t in call.others())
-    if call.name in COMPARISONS and (with_scalars or call.name.strip("_") in ("eq", "ne")):
-        call.kind = Kind.LABEL if with_scalars else Kind.VERDICT
-        return _run_on_labels(call)
-    moves = call.name in STRUCTURE and call.args[0] is call.live[0]
-    maps = call.name in ELEMENTWISE - COMPARISONS and with_scalars and not gradient
-    own = call.of(plain)
-    if len(call.live) > 1 or not (moves or maps):
-        return own
-    call.kind = Kind.NUMBER
-    return _moved(call, [own, *call.per_candidate()])
+    if call.name in COMPARISONS:
+        compares_labels = call.name.strip("_") in ("eq", "ne") and not call.with_numbers
+        if not compares_labels and (len(call.live) > 1 or not call.with_numbers):
+            return call.of(plain)
+        call.kind = Kind.VERDICT if compares_labels else Kind.LABEL
+    elif gradient or call.name in FINITENESS or takes_reduction(call):
+        return call.of(plain)
+    else:
+        call.kind = Kind.NUMBER
+    return _run_on_labels(call)
 
 
-def _kind_of_result(call: Call, *, gradient: bool) -> Kind:
-    kinds = {tensor.kind for tensor in call.live}
-    if gradient or Kind.LOSS in kinds:
-        return Kind.LOSS
-    compares = call.name in COMPARISONS and any(t.ndim > 0 for t in call.others())
-    return Kind.VERDICT if compares or Kind.VERDICT in kinds else Kind.LABEL
+def _run_on_labels(call: Call) -> Any:
+    if call.kind is Kind.VERDICT and call.name in REDUCTIONS:
+        return call.of_candidate(0)
+    if call.name in JOINS:
+        return _join(call)
+    if not call.same_samples:
+        return _combine_single_samples(call)
+    if is_class_loss(call):
+        return run_class_loss(call)
+    if call.name == "embedding":  # a model conditioned on the class sees the point in between
+        embedded = call.rows()
+        return weighted_sum(embedded, call.aligned_left(embedded[0]))
+    return _once_per_sample(call) if call.per_sample else _once_per_batch(call)
 
 
-def _number_as_plain(tensor: Tensor) -> Tensor:
-    return plain(tensor) if is_live(tensor) and tensor.kind is Kind.NUMBER else tensor
-
-
-# One weight per batch.
+# One weight per batch, or a single sample.
 
 
 def _once_per_batch(call: Call) -> Any:
     """A weight per batch can wait until the result is a scalar."""
-    if any(tensor.weights is not call.weights for tensor in call.live):
-        return _combine_single_samples(call)
+    rows = call.rows()
     reduces = call.name not in STRUCTURE and any(tensor.ndim > 0 for tensor in call.live)
+    if call.name == "__getitem__" and all(tensor.ndim == 0 for tensor in call.live):
+        rows = [row.clone() for row in rows]  # of x[y[i]], which are views of one x
 
-    def finish(*rows: Any) -> Any:
-        if not isinstance(rows[0], Tensor):
-            return rows[0]
-        if not (reduces and rows[0].ndim == 0):
-            return make_mixed(rows, call.weights, call.kind, call.usage)
-        return weighted_sum(rows, call.weights) if rows[0].is_floating_point() else rows[0]
+    def finish(*row: Any) -> Any:
+        merges = reduces and isinstance(row[0], Tensor) and row[0].ndim == 0
+        return (call.merged if merges else call.mixed)(row, call.weights)
 
-    return map_together(finish, call.per_candidate())
+    return map_together(finish, rows)
 
 
 def _combine_single_samples(call: Call) -> Any:
     """Losses of single samples, cut from a batch with weights per sample, can be added up."""
     adds = call.name in ("add", "sub", "__add__", "__radd__", "__sub__", "__rsub__")
-    if adds and all(tensor.kind is Kind.LOSS for tensor in call.live):
+    single = all(tensor.kind is Kind.LOSS and tensor.ndim == 0 for tensor in call.live)
+    if adds and single:
         return call.of(reading)
     return call.refuse("combines samples that have different weights")
 
@@ -144,47 +167,84 @@ def _combine_single_samples(call: Call) -> Any:
 
 def _once_per_sample(call: Call) -> Any:
     """Weights per sample travel with the samples, and merge at the first sum over them."""
-    if call.name in REDUCTIONS:
-        return _reduce(call)
-    signature = signature_of(call.func)
-    if signature is not None and "reduction" in signature.parameters:
-        return run_reduced_loss(call)
-    if call.name in STRUCTURE and call.args[0] is call.live[0]:
-        if len(call.live) > 1:
-            call.refuse("selects by label, which gives each label its own number of samples")
-        return _moved(call, call.per_candidate())
-    if call.name in ELEMENTWISE:
-        results = call.per_candidate()
-        return make_mixed(results, call.aligned_right(results[0]), call.kind, call.usage)
+    if call.name in STRUCTURE and is_live(call.args[0]):
+        return _move(call)
     if call.name in LOOKUPS:
         return _look_up(call)
-    if call.kind is Kind.LOSS:
-        call.refuse("needs one weight per batch")
-    return call.of_candidate(0)
+    if takes_reduction(call):
+        return run_reduced_loss(call)
+    if call.name in ELEMENTWISE or (call.name in ("max", "min") and _is_binary(call)):
+        return _elementwise(call)
+    if call.name in REDUCTIONS:
+        return _reduce(call)
+    if call.name in SCATTERS:
+        rows = call.rows()
+        return call.mixed(rows, scattered_weights(call, rows[0]))
+    return call.refuse("needs one weight per batch")
 
 
-def _moved(call: Call, rows: list[Any]) -> Any:
+def _is_binary(call: Call) -> bool:
+    return len(call.args) > 1 and isinstance(call.args[1], Tensor)
+
+
+def _elementwise(call: Call) -> Any:
+    rows = call.rows()
+    if not isinstance(rows[0], Tensor):  # torch.where(y == 1) alone
+        call.refuse("selects by label, which gives each label its own number of samples")
+    return call.mixed(rows, call.aligned_right(rows[0]))
+
+
+def _move(call: Call) -> Any:
     """Weights move as the entries do."""
     source = call.live[0]
-    pieces = rows[0] if isinstance(rows[0], (tuple, list)) else [rows[0]]
-    if source.weights.ndim == 1 or call.name not in STRUCTURE:
-        weights = iter([source.weights] * len(pieces))
-    else:
-        shape, rest = source.candidates[0].shape, (call.args[1:], call.kwargs)
-        weights = weights_after(call.func, call.name, shape, source.weights, pieces, *rest)
-    return map_together(lambda *row: make_mixed(row, next(weights), call.kind, call.usage), rows)
+    if len(call.live) > 1:
+        call.refuse("selects by label, which gives each label its own number of samples")
+    rows = call.rows()
+    if isinstance(rows[0], str):  # y.type()
+        return rows[0]
+    weights = iter(_moved_weights(call, source, tensors_in(rows[0])))
+    return map_together(lambda *row: call.mixed(row, next(weights)), rows)
+
+
+def _moved_weights(call: Call, source: MixedTarget, pieces: list[Tensor]) -> list[Tensor]:
+    """Moves the weights; twice in the same way gives the same ones, for the same samples."""
+    shape, given = source.candidates[0].shape, (call.args[1:], call.kwargs)
+    if call.name in RESHAPES:
+        given = (pieces[0].shape,), {}
+        if pieces[0].numel() != source.numel():
+            call.refuse("changes the size of the entries")
+    elif call.name not in COPIES:
+        return weights_after(call.func, call.name, shape, source.weights, pieces, *given)
+    key = (call.name, shape, layout(source.weights), fingerprint(given))
+    if key not in call.usage.moved:
+        weights = weights_after(call.func, call.name, shape, source.weights, pieces, *given)
+        call.usage.moved[key] = given, weights
+    return call.usage.moved[key][1]
 
 
 def _look_up(call: Call) -> Any:
     """Entries of a tensor, one for each label, or one slice."""
-    index = call.args[1] if call.name == "__getitem__" else None
+    if call.name == "__getitem__":
+        _check_index(call)
+    elif call.name != "one_hot" and looked_up_dim(call.name, call.args, call.kwargs) == 0:
+        if is_live(call.args[0]):
+            call.refuse("looks up samples by label")
+    elif call.name == "index_select":
+        call.refuse("looks up labels elsewhere than in the first dimensions")
+    rows = call.rows()
+    return call.mixed(rows, call.aligned_left(rows[0]))
+
+
+def _check_index(call: Call) -> None:
+    """Refuses what does not give one entry, or one slice, for each label."""
+    index = call.args[1]
     parts = index if isinstance(index, tuple) else (index,)
     if any(isinstance(part, Tensor) and part.dtype == torch.bool for part in parts):
         call.refuse("selects by label, which gives each label its own number of samples")
-    if any(part is ... or isinstance(part, (int, slice)) for part in parts):
+    if any(part is None or part is ... or isinstance(part, (int, slice)) for part in parts):
         call.refuse("looks up labels elsewhere than in the first dimensions")
-    results = call.per_candidate()
-    return make_mixed(results, call.aligned_left(results[0]), call.kind, call.usage)
+    if any(getattr(part, "ndim", 1) > call.live[0].ndim for part in parts):
+        call.refuse("looks up each label several times")
 
 
 def _reduce(call: Call) -> Any:
@@ -192,95 +252,50 @@ def _reduce(call: Call) -> Any:
     if len(call.live) > 1:
         call.refuse("reduces several mixed tensors at once")
     dims = reduced_dims(call.name, source.ndim, call.args, call.kwargs)
-    results = call.per_candidate()
     if len(dims) < source.ndim and all(source.weights.shape[1 + d] == 1 for d in dims):
-        kept = [1 + d for d in range(source.ndim) if d not in dims]
-        fewer = source.weights.reshape(
-            len(source.weights), *(source.weights.shape[d] for d in kept)
-        )
+        kept = [0, *(1 + d for d in range(source.ndim) if d not in dims)]
+        fewer = source.weights.reshape([source.weights.shape[d] for d in kept])
 
-        def finish(*rows: Any) -> Any:
-            weights = source.weights if rows[0].ndim == source.ndim else fewer
-            return make_mixed(rows, weights, call.kind, call.usage)
+        def finish(*row: Any) -> Any:
+            return call.mixed(row, source.weights if row[0].ndim == source.ndim else fewer)
 
-        return map_together(finish, results)
-    if not (isinstance(results[0], Tensor) and results[0].is_floating_point()):
-        return results[0]
-    if call.name in BATCH_SUMS:
-        merged = weighted_sum(source.candidates, source.weights)
-        return call.of(lambda t: merged if t is source else plain(t))
-    if call.kind is Kind.LOSS:
+        return map_together(finish, call.rows())
+    if call.kind is Kind.NUMBER:
+        return call.of(plain)
+    if call.name in COUNTS and not source.is_floating_point():
+        return call.of_candidate(0)
+    if call.name not in BATCH_SUMS:
         call.refuse("reduces the batch by other means than a sum or a mean")
-    return results[0]
-
-
-# Both.
+    merged = weighted_sum(source.candidates, source.weights)
+    return call.of(lambda tensor: merged if tensor is source else tensor)
 
 
 def _join(call: Call) -> Any:
     """Concatenates candidates; a plain tensor has a single candidate, of weight 1."""
-    parts, results = call.args[0], call.per_candidate()
-    alike = all(is_live(part) and part.weights is call.weights for part in parts)
-    if alike and not call.per_sample:
-        return make_mixed(results, call.weights, call.kind, call.usage)
+    rows = call.rows()
+    dim = 1 + joined_dim(call.args, call.kwargs) % rows[0].ndim
+    stacks, single = call.name == "stack", not call.per_sample
+    if call.same_samples:
+        weights = call.weights.unsqueeze(dim) if stacks and not single else call.weights
+        if single or weights.shape[dim] == 1:
+            return call.mixed(rows, weights)
     whole = torch.zeros_like(call.weights.reshape(len(call.weights), -1)[:, 0])
     whole[0] = 1.0
-    expanded = [_expanded(part.weights if is_live(part) else whole, part.shape) for part in parts]
-    rows = [
-        call.func([weights[k] for weights in expanded], *call.args[1:], **call.kwargs)
-        for k in range(len(whole))
-    ]
-    return make_mixed(results, torch.stack(rows), call.kind, call.usage)
+
+    def weights_of(tensor: Tensor) -> Tensor:
+        weights = tensor.weights if is_live(tensor) else whole
+        weights = weights.reshape(len(whole), *(weights.shape[1:] or [1] * tensor.ndim))
+        if stacks:
+            return weights.unsqueeze(dim)
+        return weights.expand(*[-1] * dim, tensor.shape[dim - 1], *[-1] * (tensor.ndim - dim))
+
+    parts = [weights_of(tensor) for tensor in call.tensors]
+    sizes = [max(part.shape[d] for part in parts) for d in range(parts[0].ndim)]
+    sizes[dim] = -1
+    return call.mixed(rows, torch.cat([part.expand(sizes) for part in parts], dim))
 
 
-def _expanded(weights: Tensor, shape: torch.Size) -> Tensor:
-    sizes = weights.shape[1:] or [1] * len(shape)
-    return weights.reshape(-1, *sizes).expand(-1, *shape)
-
-
-def _write_in_place(call: Call) -> Any:
-    """Writes into every candidate, and so into the tensor itself, which is the dominant one."""
-    base = call.args[0]
-    if call.name in CHANGES_SHAPE:
-        call.refuse("changes a shape in place")
-    if not is_live(base):
-        return _write_into_plain(call)
-    if base.kind is Kind.NUMBER:
-        call.of(plain)
-    call.per_candidate()
-    base.kind = Kind.LOSS if call.kind is Kind.LOSS else base.kind
-    return base
-
-
-def _write_into_plain(call: Call) -> Any:
-    """A plain tensor that is written to by label becomes a mixed one."""
-    base = call.args[0]
-    if all(tensor.kind is Kind.NUMBER for tensor in call.live):
-        return call.of(plain)
-    if type(base) is not Tensor:
-        call.refuse(f"writes into a {type(base).__name__}")
-    weights = _weights_of_written(call) if call.per_sample else call.weights
-    others = [base.clone() for _ in range(len(weights) - 1)]
-    for k, row in enumerate([base, *others]):
-        Call(call.func, (row, *call.args[1:]), call.kwargs).of_candidate(k)
-    return turn_into_mixed(base, others, weights, call.kind, call.usage)
-
-
-def _weights_of_written(call: Call) -> Tensor:
-    """Returns the weights of a plain tensor's entries, each of which one sample has written."""
-    base, index = call.args[0], call.args[1] if len(call.args) > 1 else None
-    if call.name.startswith("scatter") or call.name.strip("_") in ELEMENTWISE:
-        return call.aligned_right(base)
-    if is_live(index) and index.dtype == torch.bool:
-        return call.aligned_left(base)
-    rows = index[0] if isinstance(index, tuple) else None
-    if rows is None or isinstance(rows, (slice, int, MixedTarget)) or call.weights.ndim != 2:
-        call.refuse("writes by label in a way that needs one weight per batch")
-    weights = torch.zeros_like(call.weights[:, :1]).repeat(1, len(base))
-    weights[0] = 1.0
-    weights[:, rows] = call.weights
-    return weights.reshape(*weights.shape, *[1] * (base.ndim - 1))
-
+# At whose door the dominant candidate is taken.
 
 _DOORS = ("torchmetrics", "lightning.pytorch.core.module", "pytorch_lightning.core.module")
 

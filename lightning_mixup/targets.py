@@ -16,6 +16,7 @@ Notation: K candidates, B samples, ``*`` any further dimensions.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
 from enum import Enum
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -37,6 +38,7 @@ __all__ = [
     "merge",
     "plain",
     "reading",
+    "release",
     "turn_into_mixed",
     "weighted_sum",
 ]
@@ -48,17 +50,41 @@ class Kind(Enum):
     LABEL = "class labels and what follows from them alone; reads as the dominant candidate"
     NUMBER = "float targets; reads, and enters a loss, as the interpolated value"
     VERDICT = "labels compared with predictions; reduced as the dominant candidate's"
-    LOSS = "labels that met a gradient; reads as the weighted sum"
+    LOSS = "labels that met a gradient or a loss; reads as the weighted sum"
+    UNRULED = "what came of an operation without a rule; reads as the dominant candidate"
 
 
 class Usage:
-    """What became of one mix's labels, shared by all that was made of them."""
+    """What became of one mix's labels, shared by all that was made of them.
 
-    __slots__ = ("ended", "met_gradient")
+    Attributes:
+        met_gradient: Whether mixed labels met a gradient.
+        ended: Whether the step is over: what somebody kept of it then reads as a plain tensor.
+        per_sample: Whether every sample has weights of its own.
+        ranking: The weights, the largest first, and the order that sorted them.
+        moved: Weights of copies in another order, by what was copied and how.
+    """
 
-    def __init__(self) -> None:
+    __slots__ = ("ended", "met_gradient", "moved", "per_sample", "ranking")
+
+    def __init__(self, *, per_sample: bool = False) -> None:
         self.met_gradient = False
-        self.ended = False  # the step is over: what somebody kept of it reads as a plain tensor
+        self.ended = False
+        self.per_sample = per_sample
+        self.ranking: tuple[Tensor, Tensor] | None = None
+        self.moved: dict[Any, tuple[Any, list[Tensor]]] = {}
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Starts afresh in a copy; targets that shared it share the new one."""
+        return functools.partial(Usage, per_sample=self.per_sample), ()
+
+    def rank(self, weights: Tensor) -> tuple[Tensor, Tensor]:
+        """Sorts the weights of the first target; the others of a mix have the same."""
+        if self.ranking is None:
+            order = weights.argsort(dim=0, descending=True, stable=True)
+            self.ranking = weights.take_along_dim(order, dim=0), order
+            self.per_sample = weights.ndim > 1
+        return self.ranking
 
 
 class MixedTarget(Tensor):
@@ -80,7 +106,7 @@ class MixedTarget(Tensor):
         candidates: K targets, each of shape (B, \*), of one dtype and device. Never modified.
         weights: The share of each candidate, of shape (K,), or (K, B) with weights per sample.
             They sum to one over K.
-        usage: Shared by the targets of one mix, a new one by default.
+        usage: Shared by the targets of one mix, which have the same weights; by default a new one.
 
     Raises:
         ValueError: If the candidates differ in shape or dtype, or don't fit the weights.
@@ -103,6 +129,8 @@ class MixedTarget(Tensor):
     # torch would never free the cycle; so own data and dominant candidate can't differ, either.
     others: tuple[Tensor, ...]
 
+    lost_at: str  # if the kind is UNRULED: the operation that had no rule
+
     rule: ClassVar[Callable[..., Any]]  # `rules.py`, which builds upon this class, puts it here
 
     def __new__(
@@ -111,14 +139,13 @@ class MixedTarget(Tensor):
         """Sorts the candidates by weight."""
         _check_candidates(candidates, weights)
         usage = Usage() if usage is None else usage
+        weights, order = usage.rank(weights)
         ndim = candidates[0].ndim
-        order = weights.argsort(dim=0, descending=True, stable=True)
-        weights = weights.take_along_dim(order, dim=0)
         order = order.reshape(*order.shape, *[1] * (ndim + 1 - order.ndim))
         ranked = torch.stack(tuple(candidates)).take_along_dim(order, dim=0)
         if weights.ndim == 2:
             weights = weights.reshape(*weights.shape, *[1] * (ndim - 1))
-        rows = [ranked[k] for k in range(len(ranked))]
+        rows = ranked.unbind()
         if not ranked.is_floating_point():
             return make_mixed(rows, weights, Kind.LABEL, usage)
         return make_mixed([weighted_sum(rows, weights), *rows], weights, Kind.NUMBER, usage)
@@ -143,18 +170,23 @@ class MixedTarget(Tensor):
         with torch._C.DisableTorchFunctionSubclass():
             return MixedTarget.rule(func, args, kwargs or {})
 
-    def __deepcopy__(self, memo: dict[int, Any]) -> MixedTarget:
+    def __deepcopy__(self, memo: dict[int, Any]) -> Tensor:
         """Copies the candidates, too."""
         with torch._C.DisableTorchFunctionSubclass():
-            rows = [row.clone() for row in _rows(self)]
-            memo[id(self)] = make_mixed(rows, self.weights.clone(), self.kind, self.usage)
-        copied: MixedTarget = memo[id(self)]
+            if self.usage.ended:
+                copied = reading(self).clone()
+            else:
+                rows = [row.clone() for row in _rows(self)]
+                copied = make_mixed(rows, self.weights, self.kind, self.usage)
+        memo[id(self)] = copied
         return copied
 
     def __reduce_ex__(self, protocol: Any) -> Any:
         """Pickles the candidates, too."""
         with torch._C.DisableTorchFunctionSubclass():
-            return _restored, (_rows(self), self.weights, self.kind)
+            if self.usage.ended:
+                return reading(self).__reduce_ex__(protocol)  # type: ignore[no-untyped-call]
+            return make_mixed, (_rows(self), self.weights, self.kind, self.usage)
 
 
 def merge(tree: Any) -> Any:
@@ -186,7 +218,7 @@ def make_mixed(rows: Sequence[Tensor], weights: Tensor, kind: Kind, usage: Usage
 
 def turn_into_mixed(
     tensor: Tensor, others: Sequence[Tensor], weights: Tensor, kind: Kind, usage: Usage
-) -> Tensor:
+) -> MixedTarget:
     """Makes a mixed tensor of a plain one, which itself is the dominant candidate."""
     tensor.__class__ = MixedTarget  # as torch's own UninitializedParameter does
     assert isinstance(tensor, MixedTarget)  # noqa: S101  it is now
@@ -195,11 +227,19 @@ def turn_into_mixed(
     return tensor
 
 
+def release(tensor: Tensor) -> None:
+    """Makes a mixed tensor itself plain, the reverse of `turn_into_mixed`."""
+    with torch.no_grad():
+        value = reading(tensor)
+        tensor.__class__ = Tensor
+        for name in MixedTarget.__annotations__:
+            tensor.__dict__.pop(name, None)
+        tensor.copy_(value)
+
+
 def weighted_sum(rows: Sequence[Tensor], weights: Tensor) -> Tensor:
     """Returns the sum of the candidates' values by weight, in their dtype."""
-    if weights.ndim == 1:
-        weights = weights.reshape(-1, *[1] * rows[0].ndim)
-    shares = weights.to(rows[0].dtype).unbind()
+    shares = weights.to(rows[0]).unbind()
     total = rows[0] * shares[0]
     for row, share in zip(rows[1:], shares[1:], strict=True):
         total = total + row * share
@@ -218,17 +258,15 @@ def plain(tensor: Tensor) -> Tensor:
 
 def reading(tensor: Tensor) -> Tensor:
     """Returns the plain tensor that a print, a count or a metric is given."""
-    if is_live(tensor) and tensor.kind is Kind.LOSS and tensor.is_floating_point():
+    if not isinstance(tensor, MixedTarget):
+        return tensor
+    if tensor.kind is Kind.LOSS and tensor.is_floating_point():
         return weighted_sum(tensor.candidates, tensor.weights)
     return plain(tensor)
 
 
 def _rows(tensor: MixedTarget) -> list[Tensor]:
     return [plain(tensor), *tensor.others]
-
-
-def _restored(rows: list[Tensor], weights: Tensor, kind: Kind) -> MixedTarget:
-    return make_mixed(rows, weights, kind, Usage())
 
 
 def _check_candidates(candidates: Sequence[Tensor], weights: Tensor) -> None:

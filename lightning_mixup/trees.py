@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
-__all__ = ["map_tensors", "map_together", "tensors_in"]
+__all__ = ["fingerprint", "map_tensors", "map_together", "tensors_in"]
 
 
 def map_tensors(tree: Any, change: Callable[[Tensor], Tensor]) -> Any:
@@ -39,29 +39,48 @@ def map_together(combine: Callable[..., Any], trees: Sequence[Any]) -> Any:
     """
     first = trees[0]
     if isinstance(first, (list, tuple)) and not isinstance(first, torch.Size):
-        return _rebuilt(
-            first, [map_together(combine, parts) for parts in zip(*trees, strict=True)]
-        )
+        parts = zip(*trees, strict=True)
+        return _rebuilt(first, [map_together(combine, part) for part in parts])
+    if isinstance(first, dict):
+        return {key: map_together(combine, [tree[key] for tree in trees]) for key in first}
     return combine(*trees)
 
 
-def tensors_in(tree: Any) -> Iterator[Tensor]:
-    """Yields the tensors of a tree.
+def tensors_in(tree: Any) -> list[Tensor]:
+    """Returns the tensors of a tree, in order.
 
     Example:
-        >>> list(tensors_in({"a": [torch.tensor(1), "b"]}))
+        >>> tensors_in({"a": [torch.tensor(1), "b"]})
         [tensor(1)]
     """
     if isinstance(tree, Tensor):
-        yield tree
-    elif isinstance(tree, (list, tuple)):
-        for value in tree:
-            yield from tensors_in(value)
-    elif isinstance(tree, dict):
-        for value in tree.values():
-            yield from tensors_in(value)
+        return [tree]
+    if isinstance(tree, dict):
+        tree = tree.values()
     elif isinstance(tree, slice):
-        yield from tensors_in((tree.start, tree.stop, tree.step))
+        tree = (tree.start, tree.stop, tree.step)
+    elif not isinstance(tree, (list, tuple)):
+        return []
+    return [tensor for value in tree for tensor in tensors_in(value)]
+
+
+def fingerprint(tree: Any) -> Any:
+    """Returns something hashable that is the same for the same tensors, unchanged, in one tree.
+
+    Example:
+        >>> index = torch.tensor([0, 2])
+        >>> fingerprint([index, 1]) == fingerprint([index, 1]) != fingerprint([index.clone(), 1])
+        True
+    """
+    if isinstance(tree, Tensor):
+        return id(tree), None if tree.is_inference() else tree._version
+    if isinstance(tree, (list, tuple)):
+        return tuple(fingerprint(value) for value in tree)
+    if isinstance(tree, dict):
+        return tuple((key, fingerprint(value)) for key, value in tree.items())
+    if isinstance(tree, slice):
+        return fingerprint((tree.start, tree.stop, tree.step))
+    return type(tree), tree if isinstance(tree, Hashable) else id(tree)
 
 
 def _rebuilt(like: Any, values: list[Any]) -> Any:

@@ -13,6 +13,8 @@ import torch
 from hypothesis import settings
 from lightning import Trainer
 
+collect_ignore = ["typing_api.py"]  # for mypy alone
+
 # Deterministic, like every other test; the first call of a torch function misses any deadline.
 settings.register_profile("tests", derandomize=True, deadline=None)
 settings.load_profile("tests")

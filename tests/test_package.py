@@ -19,6 +19,7 @@ ORDER = [
     "targets",
     "calls",
     "losses",
+    "writes",
     "rules",
     "partners",
     "blend",

@@ -1,0 +1,659 @@
+"""Tests for lightning_mixup.rules: losses and metrics as people write them by hand."""
+
+import copy
+
+import numpy as np
+import pytest
+import torch
+import torchmetrics
+from mixing_by_hand import (
+    BATCH,
+    CLASSES,
+    assert_mixture,
+    candidates_of,
+    dominant,
+    draw_weights,
+)
+from sklearn.metrics import accuracy_score
+from torch import nn
+from torch.nn import functional as F
+from torch.testing import assert_close
+from torchmetrics import classification
+from torchmetrics.functional import accuracy
+
+from lightning_mixup import MixedTarget, merge
+from lightning_mixup.targets import Usage
+
+WEIGHTS = pytest.mark.parametrize("per_sample", [False, True], ids=["per_batch", "per_sample"])
+CLASS_WEIGHT = torch.tensor([0.5, 1.0, 3.0, 0.1], dtype=torch.float64)
+CENTERS = torch.arange(16.0, dtype=torch.float64).reshape(CLASSES, CLASSES).sin()
+
+
+def labels(*shape):
+    return torch.randint(0, CLASSES, shape or (BATCH,))
+
+
+def make_target(y, *, per_sample, usage=None):
+    """Returns a mixed target and its dominant labels."""
+    candidates, weights = candidates_of(y), draw_weights(per_sample=per_sample)
+    return MixedTarget(candidates, weights, usage), dominant(candidates, weights)
+
+
+# Losses. Each is a mean over samples, and nonlinear ones are among them.
+
+
+def no_reduction(x, y):
+    return F.cross_entropy(x, y, reduction="none")
+
+
+def one_hot_by_scatter(x, y):
+    return torch.zeros_like(x).scatter_(1, y[:, None], 1.0)
+
+
+def one_hot_by_index(x, y):
+    one_hot = torch.zeros_like(x)
+    one_hot[torch.arange(len(y)), y] = 1
+    return one_hot
+
+
+def one_hot_by_list(x, y):
+    one_hot = torch.zeros_like(x)
+    one_hot[range(len(y)), y] = 1
+    return one_hot
+
+
+def one_hot_row_by_row(x, y):
+    one_hot = torch.zeros_like(x)
+    for i in range(len(y)):
+        one_hot[i, y[i]] = 1
+    return one_hot
+
+
+ONE_HOTS = {
+    "one_hot": lambda x, y: F.one_hot(y, CLASSES),
+    "scatter_": one_hot_by_scatter,
+    "scatter": lambda x, y: torch.zeros_like(x).scatter(1, y.unsqueeze(1), 1.0),
+    "torch.scatter": lambda x, y: torch.scatter(torch.zeros_like(x), 1, y.view(-1, 1), 1.0),
+    "scatter_add": lambda x, y: torch.zeros_like(x).scatter_add(
+        1, y[:, None], torch.ones_like(x[:, :1])
+    ),
+    "arange and label": one_hot_by_index,
+    "range and label": one_hot_by_list,
+    "row by row": one_hot_row_by_row,
+    "index_put_": lambda x, y: torch.zeros_like(x).index_put_(
+        (torch.arange(len(y)), y), x.new_tensor(1.0)
+    ),
+    "eye": lambda x, y: torch.eye(CLASSES).to(x)[y],
+    "eye.index_select": lambda x, y: torch.eye(CLASSES).to(x).index_select(0, y),
+    "compared with arange": lambda x, y: (y.unsqueeze(1) == torch.arange(CLASSES)).to(x),
+    "stacked": lambda x, y: torch.stack([y == c for c in range(CLASSES)], dim=1).type_as(x),
+    "joined": lambda x, y: torch.cat([(y == c)[:, None] for c in range(CLASSES)], dim=-1).float(),
+    "masked by columns": lambda x, y: torch.zeros_like(x).masked_fill_(
+        y[:, None] == torch.arange(CLASSES), 1
+    ),
+}
+
+
+@WEIGHTS
+@pytest.mark.parametrize("one_hot", ONE_HOTS.values(), ids=ONE_HOTS)
+def test_one_hot_labels_of_any_making_give_the_mixture(one_hot, per_sample):
+    def loss(x, y):
+        probability = (one_hot(x, y) * x.softmax(1)).sum(1)
+        return (-((1 - probability) ** 2) * probability.log()).mean()
+
+    assert_mixture(loss, labels(), per_sample=per_sample)
+
+
+def focal_of_loss(x, y):
+    nll = no_reduction(x, y)
+    return ((1 - torch.exp(-nll)) ** 2 * nll).mean()
+
+
+def focal_of_gather(x, y):
+    log_p = x.log_softmax(1).gather(1, y.view(-1, 1)).view(-1)
+    return (-((1 - log_p.exp()) ** 2) * log_p).mean()
+
+
+def binary_focal(x, y):
+    z, t = x[:, 0], (y > 1).float()
+    p = torch.sigmoid(z)
+    p_t = p * t + (1 - p) * (1 - t)
+    nll = F.binary_cross_entropy_with_logits(z, t.to(z), reduction="none")
+    return ((0.25 * t + 0.75 * (1 - t)) * nll * (1 - p_t) ** 2).mean()
+
+
+def class_by_class(x, y):
+    total = 0.0
+    for c in range(CLASSES):
+        is_c = y == c
+        total = total + (is_c * -x.log_softmax(1)[:, c]).sum() * (c + 1)
+    return total / len(y)
+
+
+def sample_by_sample(x, y):
+    total = 0
+    for logits, label in zip(x, y, strict=True):
+        total = total - logits.log_softmax(0)[label] * CLASS_WEIGHT[label]
+    return total / len(y)
+
+
+def collected(x, y):
+    losses = [-x[i].log_softmax(0)[y[i]] * CLASS_WEIGHT[y[i]] for i in range(len(y))]
+    return torch.stack(losses).mean()
+
+
+def into_a_buffer(x, y):
+    losses = torch.zeros(len(y)).to(x)
+    for i in range(len(y)):
+        losses[i] = F.cross_entropy(x[i], y[i]) - x[i, y[i]] ** 2
+    return losses.mean()
+
+
+def masked_into_a_buffer(x, y):
+    losses, easy, hard = torch.zeros(len(y)).to(x), x[:, 0] > 0, x[:, 0] <= 0
+    losses[easy] = no_reduction(x[easy], y[easy])
+    losses[hard] = no_reduction(x[hard], y[hard]) * CLASS_WEIGHT[y[hard]]
+    return losses.mean()
+
+
+def ldam(x, y):
+    margin = CLASS_WEIGHT[y].view(-1, 1)
+    own = F.one_hot(y, CLASSES).bool()
+    return F.cross_entropy(3 * torch.where(own, x - margin, x), y)
+
+
+def arcface(x, y):
+    cosine = F.normalize(x) @ F.normalize(CENTERS).T
+    one_hot = torch.zeros_like(cosine).scatter_(1, y.view(-1, 1).long(), 1)
+    phi = cosine * 0.8 - torch.sqrt(1.001 - cosine**2) * 0.6
+    return F.cross_entropy((one_hot * phi + (1.0 - one_hot) * cosine) * 5, y)
+
+
+def margin_in_place(x, y):
+    z = 1.0 * x
+    z[torch.arange(len(y)), y] -= 0.5
+    return F.cross_entropy(z, y)
+
+
+def margin_subtracted(x, y):
+    z = 1.0 * x
+    z -= 0.3 * F.one_hot(y, CLASSES)
+    return F.cross_entropy(z, y)
+
+
+def ignoring(x, y):
+    y = y.clone()
+    y[y == 2] = -100
+    return F.cross_entropy(x, y, reduction="sum") / len(y)
+
+
+def from_one(x, y):
+    y = y + 1
+    y -= 1
+    y[y == CLASSES - 1] = -100
+    return no_reduction(x, y).mean()
+
+
+def where_ignored(x, y):
+    y = torch.where(y == 3, torch.full_like(y, -1), y)
+    return F.cross_entropy(x, y, reduction="none", ignore_index=-1).mean()
+
+
+def by_parts(x, y):
+    pairs = zip(x.split(5), y.split(5), strict=True)
+    return sum(F.cross_entropy(a, b, reduction="sum") for a, b in pairs) / len(y)
+
+
+def reordered(x, y):
+    order = torch.arange(len(y)).flip(0)
+    weight = CLASS_WEIGHT[y[order]]
+    return (F.cross_entropy(x[order], y[order], reduction="none") * weight).mean()
+
+
+def rejoined(x, y):
+    easy, losses = x[:, 0] > 0, no_reduction(x, y)
+    return torch.cat([losses[easy], 2 * losses[~easy]]).sum() / len(y)
+
+
+HAND_WRITTEN = {
+    "gather": lambda x, y: -x.log_softmax(1).gather(1, y[:, None]).squeeze(1).mean(),
+    "take_along_dim": lambda x, y: -torch.take_along_dim(x.log_softmax(1), y[:, None], 1).mean(),
+    "range index": lambda x, y: -x.log_softmax(1)[range(len(y)), y].mean(),
+    "arange index": lambda x, y: -x.log_softmax(1)[torch.arange(len(y)), y].mean(),
+    "focal of the loss": focal_of_loss,
+    "focal of gather": focal_of_gather,
+    "binary focal": binary_focal,
+    "generalised": lambda x, y: ((1 - x.softmax(1)[range(len(y)), y] ** 0.7) / 0.7).mean(),
+    "hinge": lambda x, y: F.relu(1 - (2 * F.one_hot(y, CLASSES) - 1) * x).sum(1).mean(),
+    "poly-1": lambda x, y: (
+        no_reduction(x, y) + 1 - (F.one_hot(y, CLASSES) * x.softmax(-1)).sum(-1)
+    ).mean(),
+    "class weight": lambda x, y: (CLASS_WEIGHT[y] * no_reduction(x, y)).mean(),
+    "class weight selected": lambda x, y: (
+        CLASS_WEIGHT.index_select(0, y) * no_reduction(x, y)
+    ).mean(),
+    "where": lambda x, y: torch.where(y == 2, no_reduction(x, y), x[:, 0] ** 2).mean(),
+    "class by class": class_by_class,
+    "sample by sample": sample_by_sample,
+    "collected": collected,
+    "into a buffer": into_a_buffer,
+    "masked into a buffer": masked_into_a_buffer,
+    "ldam": ldam,
+    "arcface": arcface,
+    "margin in place": margin_in_place,
+    "margin subtracted": margin_subtracted,
+    "center": lambda x, y: ((x - CENTERS[y]) ** 2).sum(dim=1).mean(),
+    "center distance": lambda x, y: (x - CENTERS[y]).norm(dim=1).mean(),
+    "ignoring": ignoring,
+    "labels from one": from_one,
+    "where ignored": where_ignored,
+    "by parts": by_parts,
+    "reordered": reordered,
+    "rejoined": rejoined,
+    "twice the batch": lambda x, y: F.cross_entropy(torch.cat([x, x**2]), torch.cat([y, y])),
+    "viewed": lambda x, y: F.cross_entropy(x.view(-1, CLASSES), y.view(-1, 1).squeeze(-1).long()),
+    "max": lambda x, y: (torch.max(y.to(x), x.new_full((1,), 1.5)) * x[:, 0].exp()).mean(),
+    "ordinal": lambda x, y: F.binary_cross_entropy_with_logits(
+        x, (y[:, None] > torch.arange(CLASSES)).to(x)
+    ),
+    "squared error": lambda x, y: ((x[:, 0] - y.float()) ** 2).mean(),
+    "entries of log p": lambda x, y: -x.log_softmax(1)[torch.arange(len(y)), y].sum() / len(y),
+    "lerp": lambda x, y: (no_reduction(x, y) * 0.9 - 0.1 * x.log_softmax(1).mean(dim=1)).mean(),
+}
+
+
+@WEIGHTS
+@pytest.mark.parametrize("loss", HAND_WRITTEN.values(), ids=HAND_WRITTEN)
+def test_a_loss_written_by_hand_is_the_mixture(loss, per_sample):
+    assert_mixture(loss, labels(), per_sample=per_sample)
+
+
+@WEIGHTS
+@pytest.mark.parametrize("loss", [focal_of_gather, arcface, sample_by_sample, into_a_buffer])
+def test_three_candidates_are_mixed_alike(loss, per_sample):
+    assert_mixture(loss, labels(), per_sample=per_sample, count=3)
+
+
+# Losses that are no sum over samples.
+
+
+def hard_examples(x, y):
+    return no_reduction(x, y).topk(4).values.mean()
+
+
+def without_ignored(x, y):
+    kept = y != 2
+    return F.cross_entropy(x[kept], y[kept])
+
+
+def dice(x, y):
+    p, t = x.softmax(1), F.one_hot(y, CLASSES)
+    return 1 - (2 * (p * t).sum(0) / (p**2 + t).sum(0)).mean()
+
+
+def pairs(x, y):
+    return (torch.eq(y.view(-1, 1), y.view(1, -1)).float() * (x @ x.T)).mean()
+
+
+def triplets(x, y):
+    order = torch.arange(len(y)).flip(0)
+    return ((y == y[order]) * (x - x[order]).norm(dim=1)).mean()
+
+
+def cost_matrix(x, y):
+    costs = F.one_hot(y, CLASSES).double() @ CENTERS
+    return (costs * x.softmax(1)).sum(1).mean()
+
+
+def against_the_first(x, y):
+    return ((y == y[0]) * x[:, 0]).mean()
+
+
+def on_a_grid(x, y):
+    return (torch.einsum("bc,bc->b", F.one_hot(y, CLASSES).double(), x) ** 2).mean()
+
+
+def through_a_view(x, y):
+    one_hot = torch.zeros_like(x)
+    one_hot.view(-1)[y + CLASSES * torch.arange(len(y))] = 1
+    return (one_hot * x.softmax(1)).sum(1).log().mean()
+
+
+def through_rows(x, y):
+    one_hot = torch.zeros_like(x)
+    for i in range(len(y)):
+        one_hot[i][y[i]] = 1
+    return (one_hot * x.softmax(1)).sum(1).log().mean()
+
+
+def sorted_by_label(x, y):
+    return (x[:, 0] * y.double().sort().values.flip(0)).mean()
+
+
+WHOLE_BATCH = [
+    hard_examples,
+    without_ignored,
+    dice,
+    pairs,
+    triplets,
+    cost_matrix,
+    against_the_first,
+    on_a_grid,
+    through_a_view,
+    through_rows,
+    sorted_by_label,
+]
+
+
+@pytest.mark.parametrize("loss", WHOLE_BATCH)
+def test_any_loss_is_the_mixture_with_one_weight_per_batch(loss):
+    assert_mixture(loss, labels(), per_sample=False)
+
+
+@pytest.mark.parametrize("loss", [loss for loss in WHOLE_BATCH if loss is not dice])
+def test_what_no_rule_follows_is_refused_in_words(loss):
+    """Rather than given a wrong value; each is exact with one weight per batch, as it says."""
+    x = torch.randn(BATCH, CLASSES, dtype=torch.float64, requires_grad=True)
+    target, _ = make_target(labels(), per_sample=True)
+    ways_out = r".*loss='criterion'.*per_sample=False.*targets=None"
+
+    with pytest.raises(RuntimeError, match=r"have no rule for \w+\(\): it " + ways_out):
+        loss(x, target)
+
+
+def test_a_refusal_names_the_operation_that_had_no_rule():
+    """Not only the one that met the gradient, which may be lines below."""
+    x = torch.randn(BATCH, CLASSES, dtype=torch.float64, requires_grad=True)
+    target, _ = make_target(labels(), per_sample=True)
+
+    with pytest.raises(
+        RuntimeError, match=r"for mul\(\): it is given what matmul\(\) made of them"
+    ):
+        cost_matrix(x, target)
+
+
+def test_overlap_is_that_of_soft_labels_with_weights_per_sample():
+    x, candidates = torch.randn(BATCH, CLASSES).double(), candidates_of(labels())
+    weights = draw_weights(per_sample=True)
+
+    actual = dice(x, MixedTarget(candidates, weights))
+
+    p = x.softmax(1)
+    t = sum(w[:, None] * F.one_hot(y, CLASSES) for w, y in zip(weights, candidates, strict=True))
+    assert_close(actual, 1 - (2 * (p * t).sum(0) / (p**2 + t).sum(0)).mean(), rtol=0, atol=1e-12)
+
+
+def test_labels_of_two_batches_do_not_meet():
+    target, _ = make_target(labels(), per_sample=False)
+    other, _ = make_target(labels(), per_sample=False)
+    losses = no_reduction(torch.randn(BATCH, CLASSES, requires_grad=True), target)
+
+    with pytest.raises(RuntimeError, match="combines the labels of two mixed batches"):
+        losses * other
+
+
+def test_labels_of_two_batches_meet_when_the_first_is_over():
+    kept, own = make_target(labels(), per_sample=False)
+    kept.usage.ended = True
+    target, _ = make_target(labels(), per_sample=False)
+    x = torch.randn(BATCH, CLASSES)
+
+    loss = (F.cross_entropy(x, target, reduction="none") * (kept == 1)).mean()
+
+    assert_close(loss, (F.cross_entropy(x, target, reduction="none") * (own == 1)).mean())
+
+
+@WEIGHTS
+def test_two_targets_of_one_batch_meet(per_sample):
+    """As where the second says which samples the first one's loss counts for."""
+    weights, usage = draw_weights(per_sample=per_sample), Usage()
+    x, (y, z) = torch.randn(BATCH, CLASSES, dtype=torch.float64), labels(2, BATCH)
+
+    def loss(x, y, z):
+        return (no_reduction(x, y) * (z == 1)).mean()
+
+    targets = [MixedTarget(candidates_of(t), weights.clone(), usage) for t in (y, z)]
+    actual = loss(x, *targets)
+
+    share = weights.reshape(2, -1)
+    losses = [
+        no_reduction(x, a) * (b == 1)
+        for a, b in zip(candidates_of(y), candidates_of(z), strict=True)
+    ]
+    assert_close(actual, (share * torch.stack(losses)).sum(0).mean(), rtol=0, atol=1e-12)
+
+
+def test_an_embedded_label_is_the_point_in_between():
+    """A model that is conditioned on the class sees what an interpolated label means to it."""
+    embedding = nn.Embedding(CLASSES, 3)
+    candidates, weights = candidates_of(labels()), draw_weights(per_sample=True)
+
+    embedded = embedding(MixedTarget(candidates, weights))
+
+    by_hand = sum(w[:, None] * embedding(y) for w, y in zip(weights, candidates, strict=True))
+    assert type(embedded) is torch.Tensor
+    assert_close(embedded, by_hand.float())
+
+
+# Metrics, against the dominant labels.
+
+
+def top_k_of_the_imagenet_example(output, target, topk=(1, 3)):
+    with torch.no_grad():
+        maxk = max(topk)
+        batch_size = target.size(0)
+        _, pred = output.topk(maxk, 1, True, True)
+        pred = pred.t()
+        correct = pred.eq(target.view(1, -1).expand_as(pred))
+        res = []
+        for k in topk:
+            correct_k = correct[:k].reshape(-1).float().sum(0, keepdim=True)
+            res.append(correct_k.mul_(100.0 / batch_size))
+        return torch.cat(res)
+
+
+def confusion_by_loop(x, y):
+    matrix = torch.zeros(CLASSES, CLASSES)
+    for t, p in zip(y.view(-1), x.argmax(1).view(-1), strict=True):
+        matrix[t.long(), p.long()] += 1
+    return merge(matrix)
+
+
+def f1_of_counts(x, y):
+    p, t = (x[:, 0] > 0).long(), (y > 1).long()
+    true_positive = (t * p).sum().to(torch.float32)
+    false = ((1 - t) * p).sum().to(torch.float32) + (t * (1 - p)).sum().to(torch.float32)
+    return 2 * true_positive / (2 * true_positive + false)
+
+
+def hits_of_each_class(x, y):
+    hits = x.argmax(1) == y
+    return [(hits & (y == c)).sum() for c in range(CLASSES)]
+
+
+METRICS = {
+    "mean": lambda x, y: (x.argmax(dim=1) == y).float().mean(),
+    "attached": lambda x, y: (torch.sigmoid(x[:, 0]).round() == (y > 1).float()).float().mean(),
+    "attached, type_as": lambda x, y: (x[:, 0].sign().relu() == (y > 1).type_as(x)).sum(),
+    "eq": lambda x, y: x.argmax(1).eq(y).sum().item() / len(y),
+    "torch.eq": lambda x, y: torch.eq(x.argmax(1), y).double().mean(),
+    "reversed": lambda x, y: (y == x.argmax(1)).sum() / y.size(0),
+    "data": lambda x, y: torch.sum(x.argmax(1) == y.data),
+    "view_as": lambda x, y: (
+        x.argmax(1, keepdim=True).eq(y.view_as(x.argmax(1, keepdim=True))).sum().item()
+    ),
+    "errors": lambda x, y: (x.argmax(1) != y).sum(),
+    "cpu numpy": lambda x, y: np.mean(x.argmax(1).cpu().numpy() == y.cpu().numpy()),
+    "sklearn": lambda x, y: accuracy_score(y.cpu().numpy(), x.argmax(1).cpu().numpy()),
+    "sklearn of tensors": lambda x, y: accuracy_score(y, x.argmax(1)),
+    "lists": lambda x, y: sum(
+        a == b for a, b in zip(y.tolist(), x.argmax(1).tolist(), strict=True)
+    ),
+    "top k": lambda x, y: top_k_of_the_imagenet_example(x, y),
+    "any of top 2": lambda x, y: (x.topk(2).indices == y[:, None]).any(dim=1).float().mean(),
+    "long cast": lambda x, y: ((x[:, 0] > 0).long() == (y > 1).long()).float().mean(),
+    "each class": hits_of_each_class,
+    "hits": lambda x, y: y[x.argmax(1) == y].bincount(minlength=CLASSES),
+    "confusion": confusion_by_loop,
+    "confusion by bincount": lambda x, y: torch.bincount(CLASSES * y + x.argmax(1), minlength=16),
+    "f1": f1_of_counts,
+    "counts": lambda x, y: [(y == c).sum().item() for c in range(CLASSES)],
+    "unique": lambda x, y: y.unique(),
+    "largest": lambda x, y: int(y.max()),
+    "sorted": lambda x, y: merge(y.sort().values),
+    "is in": lambda x, y: torch.isin(y, torch.tensor([1, 2])).sum().item(),
+    "printed": lambda x, y: len(f"{y} {y[0]}"),
+}
+
+
+@WEIGHTS
+@pytest.mark.parametrize("metric", METRICS.values(), ids=METRICS)
+def test_a_metric_written_by_hand_reads_the_dominant_labels(metric, per_sample):
+    x = torch.randn(BATCH, CLASSES, requires_grad=True)
+    target, own = make_target(labels(), per_sample=per_sample)
+
+    actual = metric(x, target)
+
+    assert_close(actual, metric(x, own), rtol=0, atol=0)
+    assert not target.usage.met_gradient
+
+
+@WEIGHTS
+def test_the_loss_may_come_before_the_metric_or_after(per_sample):
+    x, z = torch.randn(BATCH, CLASSES, requires_grad=True), labels() > 1
+    target, own = make_target(z.int(), per_sample=per_sample)
+
+    def step(y, *, first):
+        before = (x[:, 0].sigmoid().round() == y).sum() if first else None
+        y = y.type_as(x)
+        loss = F.binary_cross_entropy_with_logits(x[:, 0], y)
+        after = (x[:, 0].sigmoid().round() == y.int()).sum()
+        return loss, after if before is None else before
+
+    first, second = step(target, first=True), step(target, first=False)
+
+    assert_close(first, second, rtol=0, atol=0)
+    assert_close(first[1], step(own, first=True)[1])
+
+
+# torchmetrics.
+
+MULTICLASS = {"task": "multiclass", "num_classes": CLASSES}
+TORCHMETRICS = {
+    "micro accuracy": lambda: torchmetrics.Accuracy(**MULTICLASS),
+    "macro accuracy": lambda: torchmetrics.Accuracy(**MULTICLASS, average="macro"),
+    "top 2": lambda: torchmetrics.Accuracy(**MULTICLASS, top_k=2),
+    "f1": lambda: torchmetrics.F1Score(**MULTICLASS, average="macro"),
+    "recall by class": lambda: torchmetrics.Recall(**MULTICLASS, average=None),
+    "auroc": lambda: torchmetrics.AUROC(**MULTICLASS),
+    "binned auroc": lambda: torchmetrics.AUROC(**MULTICLASS, thresholds=5),
+    "average precision": lambda: torchmetrics.AveragePrecision(**MULTICLASS),
+    "confusion": lambda: torchmetrics.ConfusionMatrix(**MULTICLASS),
+    "calibration": lambda: torchmetrics.CalibrationError(**MULTICLASS),
+    "kappa": lambda: torchmetrics.CohenKappa(**MULTICLASS),
+    "matthews": lambda: torchmetrics.MatthewsCorrCoef(**MULTICLASS),
+    "jaccard": lambda: torchmetrics.JaccardIndex(**MULTICLASS),
+    "hinge": lambda: torchmetrics.HingeLoss(**MULTICLASS),
+    "exact match of maps": lambda: torchmetrics.ExactMatch(**MULTICLASS),
+    "collection": lambda: torchmetrics.MetricCollection([
+        classification.MulticlassAccuracy(CLASSES),
+        classification.MulticlassF1Score(CLASSES),
+    ]),
+    "by class": lambda: torchmetrics.ClasswiseWrapper(
+        classification.MulticlassAccuracy(CLASSES, average=None)
+    ),
+}
+
+
+def states_of(metric):
+    parts = metric.values() if isinstance(metric, torchmetrics.MetricCollection) else [metric]
+    return [
+        tensor
+        for module in parts
+        for part in module.modules()
+        for state in part.metric_state.values()
+        for tensor in (state if isinstance(state, list) else [state])
+    ]
+
+
+@WEIGHTS
+@pytest.mark.parametrize("by_call", [True, False], ids=["call", "update"])
+@pytest.mark.parametrize("make_metric", TORCHMETRICS.values(), ids=TORCHMETRICS)
+def test_torchmetrics_see_the_dominant_labels(make_metric, by_call, per_sample):
+    maps = make_metric is TORCHMETRICS["exact match of maps"]
+    x = torch.randn(BATCH, CLASSES, *[2] * maps, requires_grad=True)
+    target, own = make_target(labels(BATCH, *[2] * maps), per_sample=per_sample)
+    metric, expected = make_metric(), make_metric()
+    expected.update(x, own)
+
+    if by_call:
+        metric(x, target)
+    else:
+        metric.update(x, target)
+
+    assert_close(metric.compute(), expected.compute())
+    assert {type(state) for state in states_of(metric)} == {torch.Tensor}
+    assert not target.usage.met_gradient
+
+
+@WEIGHTS
+@pytest.mark.parametrize("cast", [torch.Tensor.int, torch.Tensor.long, torch.Tensor.bool])
+def test_torchmetrics_see_the_dominant_of_binary_and_multilabel_floats(cast, per_sample):
+    x = torch.randn(BATCH, CLASSES)
+    target, own = make_target((torch.rand(BATCH, CLASSES) > 0.5).float(), per_sample=per_sample)
+    multilabel = classification.MultilabelAccuracy(CLASSES)
+    binary = classification.BinaryF1Score()
+
+    actual = multilabel(x, cast(target)), binary(x[:, 0], cast(target[:, 0]))
+
+    assert_close(actual, (multilabel(x, own.long()), binary(x[:, 0], own[:, 0].long())))
+
+
+@WEIGHTS
+def test_functional_torchmetrics_see_the_dominant_labels(per_sample):
+    x = torch.randn(BATCH, CLASSES)
+    target, own = make_target(labels(), per_sample=per_sample)
+
+    actual = accuracy(x, target, **MULTICLASS, average="macro")
+
+    assert_close(actual, accuracy(x, own, **MULTICLASS, average="macro"))
+
+
+class Collected(torchmetrics.Metric):
+    """As users write a metric that needs all labels at the end."""
+
+    def __init__(self):
+        super().__init__()
+        self.add_state("targets", default=[], dist_reduce_fx="cat")
+
+    def update(self, y):
+        self.targets.append(y)
+
+    def compute(self):
+        return torchmetrics.utilities.dim_zero_cat(self.targets)
+
+
+@WEIGHTS
+def test_a_metric_that_keeps_raw_labels_keeps_the_dominant_ones(per_sample):
+    metric = Collected()
+    (first, own), (second, other) = (
+        make_target(labels(), per_sample=per_sample) for _ in range(2)
+    )
+
+    metric.update(first)
+    first.usage.ended = True
+    metric(second)
+    second.usage.ended = True
+
+    assert type(metric.compute()) is torch.Tensor
+    assert_close(copy.deepcopy(metric).compute(), torch.cat([own, other]))
+
+
+def test_a_metric_may_be_the_loss_of_float_targets():
+    x = torch.randn(BATCH, requires_grad=True)
+    target = MixedTarget([torch.zeros(BATCH), torch.ones(BATCH)], torch.tensor([0.75, 0.25]))
+
+    loss = torchmetrics.MeanSquaredError()(x, target)
+
+    assert_close(loss, F.mse_loss(x, torch.full((BATCH,), 0.25)))
+    assert target.usage.met_gradient
