@@ -21,6 +21,8 @@ def choose_recipe(alpha: float | None, recipe: Mixup | None) -> Mixup:
         TypeError: If the recipe is none.
         ValueError: If both are given.
     """
+    if isinstance(alpha, Mixup):
+        raise TypeError(f"alpha={alpha!r} is a recipe. Write recipe={alpha!r}.")
     if recipe is None:
         return Mixup() if alpha is None else Mixup(alpha)
     if alpha is not None:

@@ -31,7 +31,7 @@ _INPUT_NAMES = _words("""
 """)
 
 _TARGET_NAMES = _words("""
-    y label labels target targets class classes class_id class_ids category categories
+    y label labels target targets mask masks class classes class_id class_ids category categories
 """)
 
 # An integer entry of such a name tells samples apart and means nothing to a model.
@@ -80,12 +80,15 @@ def find_entries(batch: Any, inputs: Selector = "auto", targets: Selector = "aut
     leaves = dict(_leaves(batch))
     target_paths = _find_targets(batch, leaves, targets, inputs)
     input_paths = _find_inputs(batch, leaves, inputs, target_paths)
+    mixed = (*input_paths, *target_paths)
     for path in input_paths:
         _check_input(path, leaves[path])
-    _check_sizes(leaves, (*input_paths, *target_paths))
+    _check_once(leaves, mixed)
+    _check_sizes(leaves, mixed)
     first = leaves[input_paths[0]]
     if inputs == "auto":
-        _check_rest(leaves, input_paths, target_paths, len(first))
+        unused = _likely_targets(batch, leaves) if targets is None else ()
+        _check_rest(leaves, (*mixed, *unused), len(first))
     return Entries(input_paths, target_paths, len(first), first.device)
 
 
@@ -161,11 +164,15 @@ def _find_targets(
         return _select(batch, leaves, targets, "targets")
     chosen = set() if inputs in ("auto", None) else set(_select(batch, leaves, inputs, "inputs"))
     free = {path: value for path, value in leaves.items() if path not in chosen}
-    found = _by_name(batch, free, _TARGET_NAMES) or _by_position(free, 1)
+    found = _likely_targets(batch, free)
     if len(found) != 1:
         reason = "has several entries that could be the target" if found else "has no target"
         raise ValueError(_cannot_tell(leaves, reason))
     return found
+
+
+def _likely_targets(batch: Any, leaves: dict[Path, Any]) -> tuple[Path, ...]:
+    return _by_name(batch, leaves, _TARGET_NAMES) or _by_position(leaves, 1)
 
 
 def _find_inputs(
@@ -177,9 +184,10 @@ def _find_inputs(
         return _select(batch, leaves, inputs, "inputs")
     free = {path: value for path, value in leaves.items() if path not in targets}
     found = _by_name(batch, free, _INPUT_NAMES) or _by_position(free, 0)
-    if not found:
-        tensors = [path for path, value in free.items() if isinstance(value, Tensor)]
-        found = tuple(tensors) if len(tensors) == 1 else ()
+    tensors = [path for path, value in free.items() if isinstance(value, Tensor)]
+    only_integers = not any(map(_can_be_mixed, (free[path] for path in tensors)))
+    if not found and (len(tensors) == 1 or only_integers):
+        found = tuple(tensors[:1])
     if not found:
         raise ValueError(_cannot_tell(leaves, "has entries that don't tell which is the input"))
     return found
@@ -243,9 +251,13 @@ def _resolve(batch: Any, leaves: dict[Path, Any], selector: int | str, argument:
     return path
 
 
-def _check_input(path: Path, value: Any) -> None:
+def _can_be_mixed(value: Tensor) -> bool:
+    return value.is_floating_point() or value.is_complex()
+
+
+def _check_input(path: Path, value: Tensor) -> None:
     name = name_of_path(path)
-    if value.is_floating_point() or value.is_complex():
+    if _can_be_mixed(value):
         if value.layout != torch.strided:
             raise TypeError(
                 f"The input {name} is {value.layout}, and dense tensors are mixed. Convert it in "
@@ -262,32 +274,46 @@ def _check_input(path: Path, value: Any) -> None:
         f"The input {name} has dtype {value.dtype}, and integers can't be interpolated. If it "
         "holds token or category ids, they can be mixed at a hidden layer only, such as their "
         "embedding: name a hidden layer, layers=[...], once there is a version with it. If it is "
-        "the target, say so: MixupCallback(inputs=1, targets=0). If it holds quantities, convert "
-        "it in the module's on_after_batch_transfer, for example with `x.float()`."
+        "the target, say so: MixupCallback(inputs=..., targets=...). If it holds quantities, "
+        "convert it in the module's on_after_batch_transfer, for example with `x.float()`."
     )
+
+
+def _check_once(leaves: dict[Path, Any], paths: tuple[Path, ...]) -> None:
+    """Refuses an entry that is named twice.
+
+    Raises:
+        ValueError: Then.
+    """
+    twice = sorted({name_of_path(path) for path in paths if paths.count(path) > 1})
+    if twice:
+        raise ValueError(_cannot_tell(leaves, f"has {', '.join(twice)} named more than once"))
 
 
 def _check_sizes(leaves: dict[Path, Any], paths: tuple[Path, ...]) -> None:
-    sizes = {path: tuple(leaves[path].shape[:1]) for path in paths}
-    if len(set(sizes.values())) == 1 and () not in sizes.values():
+    """Refuses entries that don't have the same samples.
+
+    Raises:
+        ValueError: Then.
+    """
+    sizes = {tuple(leaves[path].shape[:1]) for path in paths}
+    if len(sizes) == 1 and () not in sizes:
         return
     shapes = ", ".join(f"{name_of_path(p)} {tuple(leaves[p].shape)}" for p in paths)
     raise ValueError(
-        f"Inputs and targets have different batch sizes: {shapes}. The first dimension counts the "
-        "samples; say what is mixed with MixupCallback(inputs=..., targets=...)."
+        f"Inputs and targets don't have the same batch size: {shapes}. The first dimension counts "
+        "the samples; say what is mixed with MixupCallback(inputs=..., targets=...)."
     )
 
 
-def _check_rest(
-    leaves: dict[Path, Any], inputs: tuple[Path, ...], targets: tuple[Path, ...], batch_size: int
-) -> None:
+def _check_rest(leaves: dict[Path, Any], known: tuple[Path, ...], batch_size: int) -> None:
     """Refuses a batch of which a part would stay unmixed without a word.
 
     Raises:
         ValueError: Then.
     """
     for path, value in leaves.items():
-        if path in inputs or path in targets or not isinstance(value, Tensor):
+        if path in known or not isinstance(value, Tensor):
             continue
         if value.shape[:1] == (batch_size,) and not _is_id(path, value):
             raise ValueError(
@@ -301,12 +327,15 @@ def _is_id(path: Path, value: Tensor) -> bool:
 
 
 def _cannot_tell(leaves: dict[Path, Any], reason: str) -> str:
+    tensors = [path for path, value in leaves.items() if isinstance(value, Tensor)]
+    selectors = [path[0] if len(path) == 1 else ".".join(map(str, path)) for path in tensors]
+    inputs, targets, *_ = (*selectors, 0, 1) if len(selectors) > 1 else (0, 1)
     return (
-        f"MixupCallback can't tell what to mix: the batch {reason}. It holds\n"
-        f"{_inventory(leaves)}\n"
+        f"MixupCallback can't tell what to mix: the batch {reason}. Lists, tuples and dicts are "
+        f"looked into; it holds\n{_inventory(leaves)}\n"
         "Say which entries are mixed, by index, key or dotted path, for example "
-        "MixupCallback(inputs=0, targets=1) or MixupCallback(inputs='image', targets='label'); "
-        "others are left alone. targets=None is for modules that use no labels."
+        f"MixupCallback(inputs={inputs!r}, targets={targets!r}); others are left alone. "
+        "targets=None is for modules that use no labels."
     )
 
 

@@ -31,7 +31,7 @@ from lightning_mixup.batch import (
     name_of_path,
     replace_entries,
 )
-from lightning_mixup.interception import Interception
+from lightning_mixup.interception import Interception, without_module
 from lightning_mixup.losses import evaluate_per_candidate
 from lightning_mixup.monitor import CalibrationMonitor
 from lightning_mixup.recipes import Mix, Mixup
@@ -66,7 +66,8 @@ class MixupCallback(Callback):
             (scripted, fused, custom autograd). It is evaluated once per candidate label.
         calibration: True reports with a `CalibrationMonitor`, False doesn't; or give your own.
         seed: Decides the draws, together with the rank and the number of the batch. By default
-            the seed of ``seed_everything`` or ``torch.manual_seed``. No global state is touched.
+            the seed of ``seed_everything`` or ``torch.manual_seed``; a resumed run goes on with
+            that of its checkpoint. No global state is touched.
 
     Raises:
         TypeError: If an argument is of the wrong type.
@@ -121,7 +122,7 @@ class MixupCallback(Callback):
 
     def __getstate__(self) -> dict[str, Any]:
         """Leaves out what belongs to a fit, so that callbacks can be copied in the middle."""
-        return {**vars(self), **_at_rest()}
+        return without_module({**vars(self), **_at_rest()})
 
     @property
     def _mixes(self) -> bool:
@@ -136,8 +137,9 @@ class MixupCallback(Callback):
             TypeError: If ``training_step`` fetches its batches itself.
         """
         callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]
-        has_another = any(isinstance(other, CalibrationMonitor) for other in callbacks)
-        self._reporting = None if self.calibration is True and has_another else self.monitor
+        others = [other for other in callbacks if isinstance(other, CalibrationMonitor)]
+        stands_back = bool(others) if self.calibration is True else self.monitor in others
+        self._reporting = None if stands_back else self.monitor
         if stage != "fit":
             return
         self._release()
@@ -206,7 +208,7 @@ class MixupCallback(Callback):
         """Returns a copy of a batch, mixed by this step's mix.
 
         Args:
-            batch: The batch of this step. Never modified.
+            batch: The batch of this step, or one built alike. Never modified.
 
         Returns:
             The mixed copy, on the batch's device; the batch itself where ``mix`` is None.
@@ -245,7 +247,7 @@ class MixupCallback(Callback):
         """Hands a mixed copy to the step; only in training, and only in the mix's own step."""
         if not trainer.training:
             return method(*args, **kwargs)
-        batch = args[0] if args else next(iter(kwargs.values()))
+        batch = args[0] if args else next(iter(kwargs.values()))  # which Lightning gives first
         if self._batch_number != _batch_number(trainer):
             # The learning rate finder swaps callbacks out, and on_train_batch_start with them.
             self._draw(trainer, batch)
@@ -347,8 +349,8 @@ def _check_use(module: LightningModule, entries: Entries, usage: Usage) -> None:
         f"MixupCallback mixed the target {names}, but no loss in {type(module).__name__}."
         "training_step used it: no operation with a gradient met the labels. If this module uses "
         "no labels, write targets=None; if they are another entry of the batch, targets=...; if "
-        "the loss is scripted, fused or a custom autograd function, name its module, "
-        "loss='criterion'."
+        "the loss is fused or a custom autograd function, or reads labels as numbers (.item(), "
+        ".numpy()), put it into a submodule and name that, loss='criterion'."
     )
 
 

@@ -12,6 +12,7 @@ from lightning_mixup.targets import (
     Kind,
     Usage,
     is_live,
+    is_lost,
     make_mixed,
     plain,
     reading,
@@ -75,6 +76,11 @@ class Call:
         return all(other is first or layout(other) == layout(first) for other in others)
 
     @property
+    def only_numbers(self) -> bool:
+        """Whether all mixed arguments are float targets."""
+        return all(tensor.kind is Kind.NUMBER for tensor in self.live)
+
+    @property
     def with_numbers(self) -> bool:
         """Whether all that is not mixed is a number, or a tensor of one."""
         return all(tensor.ndim == 0 or is_live(tensor) for tensor in self.tensors)
@@ -109,10 +115,12 @@ class Call:
         return weighted_sum(rows, weights)
 
     def unruled(self) -> Any:
-        """Runs the operation on the dominant candidate; its result must meet no gradient."""
+        """Runs the operation on what is read; labels of that must meet no gradient."""
 
         def lose(tensor: Tensor) -> Tensor:
-            made = make_mixed([tensor], self.weights, Kind.UNRULED, self.usage)
+            is_number = self.only_numbers and tensor.is_floating_point()
+            kind = Kind.NUMBER if is_number else Kind.UNRULED
+            made = make_mixed([tensor], self.weights, kind, self.usage)
             made.lost_at = self.lost_at
             return made
 
@@ -121,12 +129,11 @@ class Call:
     @property
     def lost_at(self) -> str:
         """The operation without a rule: this one, if it is given nothing of another."""
-        lost = (tensor.lost_at for tensor in self.live if tensor.kind is Kind.UNRULED)
-        return next(lost, self.name)
+        return next((tensor.lost_at for tensor in self.live if is_lost(tensor)), self.name)
 
     def check_ruled(self) -> None:
         """Refuses what came of an operation without a rule."""
-        if any(tensor.kind is Kind.UNRULED for tensor in self.live):
+        if any(is_lost(tensor) for tensor in self.live):
             self.refuse(f"is given what {self.lost_at}() made of them")
 
     def aligned_left(self, result: Tensor) -> Tensor:
@@ -159,9 +166,12 @@ class Call:
         Raises:
             NoRuleError: Always.
         """
+        per_batch = ""
+        if self.live and self.usage.per_sample:
+            per_batch = "With one weight per batch, per_sample=False, most operations need none. "
         raise NoRuleError(
-            f"Mixed labels have no rule for {self.name}(): it {reason}. Name the module that "
-            "computes the loss, MixupCallback(loss='criterion'): it is evaluated once per "
-            "candidate label; or mix with one weight per batch, Mixup(alpha, per_sample=False); "
-            "or pass targets=None if these labels need no mixing."
+            f"Mixed labels have no rule for {self.name}(): it {reason}. {per_batch}Name the "
+            "submodule that computes the loss, MixupCallback(loss='criterion'), and it is "
+            "evaluated once per candidate label; or pass targets=None if these labels need no "
+            "mixing."
         )

@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import nn
 
-__all__ = ["Interception"]
+__all__ = ["Interception", "without_module"]
 
 _Around = Callable[[Callable[..., Any], tuple[Any, ...], dict[str, Any]], Any]
 
@@ -69,3 +69,15 @@ class Interception:
 
 def _itself(method: Callable[..., Any]) -> Callable[..., Any]:
     return method
+
+
+def without_module(state: dict[str, Any]) -> dict[str, Any]:
+    """Leaves out the methods of the module that Lightning hangs on its callbacks.
+
+    A copy of the callback would copy the module with them.
+
+    Example:
+        >>> without_module({"prefix": "", "log": nn.Module().forward})
+        {'prefix': ''}
+    """
+    return {key: value for key, value in state.items() if key not in ("log", "log_dict")}

@@ -153,7 +153,7 @@ def evaluate_per_candidate(
         if not call.live:
             return function(*args, **kwargs)
         call.usage.met_gradient = True
-        if all(tensor.kind is Kind.NUMBER for tensor in call.live):
+        if call.only_numbers:
             return call.of(plain)
         call.kind = Kind.LOSS
         return map_together(lambda *results: _weighted_result(call, results), call.rows())

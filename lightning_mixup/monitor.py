@@ -12,7 +12,7 @@ from torch import Tensor
 from torchmetrics import Metric, MetricCollection
 
 from lightning_mixup.calibration import CalibrationStatistics
-from lightning_mixup.interception import Interception
+from lightning_mixup.interception import Interception, without_module
 from lightning_mixup.loss_probe import LossProbe, Observation
 
 __all__ = ["CalibrationMonitor"]
@@ -97,7 +97,8 @@ class CalibrationMonitor(Callback):
 
     def __getstate__(self) -> dict[str, Any]:
         """Leaves out what belongs to a running epoch, so that callbacks can be copied."""
-        return {**self.__dict__, "_interceptions": [], "_probe": None, "_counters": {}}
+        state = {**vars(self), "_interceptions": [], "_probe": None, "_counters": {}}
+        return without_module(state)
 
     # When.
 

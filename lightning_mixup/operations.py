@@ -143,9 +143,11 @@ _IN_PLACE_DUNDERS = names("""
 def name_of(func: Callable[..., Any]) -> str:
     """Returns an operation's name; a property such as ``y.T`` has the name of the property."""
     name = getattr(func, "__name__", type(func).__name__)
-    if name != "__get__":
+    if name not in ("__get__", "__set__"):
         return name
     attribute: str = getattr(getattr(func, "__self__", None), "__name__", name)
+    if name == "__set__":
+        return "requires_grad_" if attribute == "requires_grad" else name
     return attribute if attribute in STRUCTURE else name
 
 

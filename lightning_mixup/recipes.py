@@ -174,9 +174,15 @@ class Mixup:
             and for alpha 0.
 
         Raises:
-            TypeError: If ``x`` is not floating-point.
+            TypeError: If ``x`` is not floating-point, or one of them no tensor.
             ValueError: If ``x`` and ``y`` disagree on B.
         """
+        for name, value in (("x", x), ("y", y)):
+            if not isinstance(value, Tensor):
+                raise TypeError(
+                    f"Mixup got a {type(value).__name__} as {name}. Give a tensor, for example "
+                    f"`torch.as_tensor({name})`."
+                )
         if x.ndim == 0 or y.ndim == 0 or len(x) != len(y):
             raise ValueError(
                 f"Mixup got inputs of shape {tuple(x.shape)} and targets of shape "

@@ -57,9 +57,11 @@ def run(func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any])
         NoRuleError: If there is none, and a gradient or a write is at stake.
     """
     call = Call(func, args, kwargs)
+    if call.live and not torch.is_grad_enabled() and _inside(_AUTOGRAD_FUNCTIONS):
+        call.refuse("is run in a custom autograd function, whose gradient nobody can follow")
     if not call.live or call.name in READS or (call.name in CASTS and not is_live(args[0])):
         return call.of(reading)
-    if _inside_a_metric():
+    if _inside(_METRICS):
         # A metric that is called, unlike one that is updated, may be the loss of float targets.
         is_number = call.live[0].kind is Kind.NUMBER
         call.usage.met_gradient |= is_number and torch.is_grad_enabled()
@@ -78,7 +80,10 @@ MixedTarget.rule = staticmethod(run)
 
 
 def _meets_gradient(call: Call) -> bool:
-    if not torch.is_grad_enabled() or call.name in COMPARISONS:
+    if call.name in COMPARISONS:
+        return False
+    # Reentrant checkpointing runs its region without a gradient first, and again with one.
+    if not torch.is_grad_enabled() and not _inside(_CHECKPOINTS):
         return False
     # Of what y.type_as(x) or y.view_as(x) is given besides y, only the form matters.
     tensors = call.tensors[:1] if call.name in STRUCTURE else call.tensors
@@ -86,21 +91,21 @@ def _meets_gradient(call: Call) -> bool:
 
 
 def _by_rule(call: Call, *, gradient: bool) -> Any:
-    kinds = {tensor.kind for tensor in call.live}
     if any(tensor.usage is not call.usage for tensor in call.live):
         call.refuse("combines the labels of two mixed batches")
     if call.kwargs.get("out") is not None:
         call.refuse("writes into out=")
-    if kinds == {Kind.NUMBER} and not writes_in_place(call.name):
-        return _run_on_numbers(call, gradient=gradient)
-    call.kind = _kind_of_result(call, kinds, gradient=gradient)
+    call.kind = _kind_of_result(call, gradient=gradient)
     if writes_in_place(call.name):
         return write(call, gradient=gradient)
+    if call.only_numbers:
+        return _run_on_numbers(call, gradient=gradient)
     call.check_ruled()
     return _run_on_labels(call)
 
 
-def _kind_of_result(call: Call, kinds: set[Kind], *, gradient: bool) -> Kind:
+def _kind_of_result(call: Call, *, gradient: bool) -> Kind:
+    kinds = {tensor.kind for tensor in call.live}
     if gradient or Kind.LOSS in kinds or takes_reduction(call):
         return Kind.LOSS
     compares = call.name in COMPARISONS and not call.with_numbers
@@ -118,6 +123,7 @@ def _run_on_numbers(call: Call, *, gradient: bool) -> Any:
         return call.of(plain)
     else:
         call.kind = Kind.NUMBER
+    call.check_ruled()
     return _run_on_labels(call)
 
 
@@ -143,6 +149,7 @@ def _once_per_batch(call: Call) -> Any:
     """A weight per batch can wait until the result is a scalar."""
     rows = call.rows()
     reduces = call.name not in STRUCTURE and any(tensor.ndim > 0 for tensor in call.live)
+    reduces = reduces and call.kind is not Kind.NUMBER
     if call.name == "__getitem__" and all(tensor.ndim == 0 for tensor in call.live):
         rows = [row.clone() for row in rows]  # of x[y[i]], which are views of one x
 
@@ -261,7 +268,7 @@ def _reduce(call: Call) -> Any:
 
         return map_together(finish, call.rows())
     if call.kind is Kind.NUMBER:
-        return call.of(plain)
+        call.refuse("reduces the batch")
     if call.name in COUNTS and not source.is_floating_point():
         return call.of_candidate(0)
     if call.name not in BATCH_SUMS:
@@ -295,25 +302,27 @@ def _join(call: Call) -> Any:
     return call.mixed(rows, torch.cat([part.expand(sizes) for part in parts], dim))
 
 
-# At whose door the dominant candidate is taken.
+# Who asks.
 
-_DOORS = ("torchmetrics", "lightning.pytorch.core.module", "pytorch_lightning.core.module")
+# Metrics do more with labels than compare them (top-k, macro averages, lists), so the dominant
+# candidate is taken at their door, and at that of Lightning's own ``self.log``.
+_METRICS = ("torchmetrics", "lightning.pytorch.core.module", "pytorch_lightning.core.module")
+_AUTOGRAD_FUNCTIONS = ("torch.autograd.function",)
+_CHECKPOINTS = ("torch.utils.checkpoint",)
+# Where a training step begins, and where torch itself runs a part of it as a function.
+_BORDERS = ("lightning_mixup.callback", *_CHECKPOINTS)
 
 
-def _inside_a_metric() -> bool:
-    """Returns whether torchmetrics, or Lightning's ``self.log``, is what runs the operation.
-
-    Metrics do more with labels than compare them (top-k, macro averages, lists), so the dominant
-    candidate is taken at their door and not found out operation by operation.
-    """
+def _inside(packages: tuple[str, ...]) -> bool:
+    """Returns whether an operation is run by one of these packages or modules."""
     if torch.compiler.is_compiling():
         return False
     frame: FrameType | None = sys._getframe(1)
     while frame is not None:
         module = frame.f_globals.get("__name__", "")
-        if module.startswith(_DOORS):
+        if module.startswith(packages) and any(f"{module}.".startswith(f"{p}.") for p in packages):
             return True
-        if module == "lightning_mixup.callback":  # where the training step begins
+        if module in _BORDERS:
             return False
         frame = frame.f_back
     return False

@@ -34,6 +34,7 @@ __all__ = [
     "MixedTarget",
     "Usage",
     "is_live",
+    "is_lost",
     "make_mixed",
     "merge",
     "plain",
@@ -129,7 +130,7 @@ class MixedTarget(Tensor):
     # torch would never free the cycle; so own data and dominant candidate can't differ, either.
     others: tuple[Tensor, ...]
 
-    lost_at: str  # if the kind is UNRULED: the operation that had no rule
+    lost_at: str  # the operation that had no rule, if only the own data is known
 
     rule: ClassVar[Callable[..., Any]]  # `rules.py`, which builds upon this class, puts it here
 
@@ -249,6 +250,11 @@ def weighted_sum(rows: Sequence[Tensor], weights: Tensor) -> Tensor:
 def is_live(value: Any) -> TypeIs[MixedTarget]:
     """Returns whether something is a mixed tensor of a step that still runs."""
     return isinstance(value, MixedTarget) and not value.usage.ended
+
+
+def is_lost(tensor: MixedTarget) -> bool:
+    """Returns whether only the own data is known, as an operation without a rule leaves it."""
+    return tensor.kind is Kind.UNRULED or (tensor.kind is Kind.NUMBER and not tensor.others)
 
 
 def plain(tensor: Tensor) -> Tensor:

@@ -15,6 +15,7 @@ from lightning_mixup.targets import (
     Kind,
     MixedTarget,
     is_live,
+    is_lost,
     plain,
     reading,
     release,
@@ -44,10 +45,11 @@ def write(call: Call, *, gradient: bool) -> Tensor:
             return _write_into_mixed(call, base)
         return _write_into_plain(call, base, gradient=gradient)
     except NoRuleError:
-        if gradient or (is_live(base) and base.kind is not Kind.UNRULED):
+        if gradient or (is_live(base) and not is_lost(base)):
             raise
     call.of(reading)
-    return base if is_live(base) else _turned(base, [], call.weights, Kind.UNRULED, call)
+    kind = Kind.NUMBER if call.only_numbers else Kind.UNRULED
+    return base if is_live(base) else _turned(base, [], call.weights, kind, call)
 
 
 def _write_into_mixed(call: Call, base: MixedTarget) -> Tensor:
@@ -59,7 +61,7 @@ def _write_into_mixed(call: Call, base: MixedTarget) -> Tensor:
     base.weights = weights
     if base.kind is not Kind.NUMBER:
         base.kind = Kind.LOSS if call.kind is Kind.LOSS else base.kind
-    elif all(tensor.kind is Kind.NUMBER for tensor in call.live):
+    elif call.only_numbers:
         call.of(plain)
     else:
         plain(base).copy_(weighted_sum(base.candidates, weights))
@@ -69,7 +71,7 @@ def _write_into_mixed(call: Call, base: MixedTarget) -> Tensor:
 def _write_into_plain(call: Call, base: Tensor, *, gradient: bool) -> Tensor:
     """Writes one candidate into the tensor itself, and the others into copies."""
     call.check_ruled()
-    numbers = all(tensor.kind is Kind.NUMBER for tensor in call.live)
+    numbers = call.only_numbers
     if numbers and gradient:
         written: Tensor = call.of(plain)
         return written

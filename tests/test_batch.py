@@ -1,5 +1,6 @@
 """Tests for lightning_mixup.batch: what is found in a batch, and a copy with it replaced."""
 
+import re
 from collections import OrderedDict, UserDict, namedtuple
 
 import pytest
@@ -25,6 +26,7 @@ class Encoding(UserDict):
         ([[X, X], Y], "batch[0][0] and batch[0][1], with the target batch[1]"),
         ({"image": X, "label": Y}, "'image', with the target 'label'"),
         ({"Input": X, "Target": Y}, "'Input', with the target 'Target'"),
+        ({"image": X, "mask": Y}, "'image', with the target 'mask'"),
         ({"x": X, "y": X}, "'x', with the target 'y'"),
         (
             {"pixel_values": X, "labels": Y, "path": ["a"] * 4},
@@ -68,6 +70,8 @@ def test_the_usual_forms_are_found(batch, expected):
         (X, "auto", None, "the batch, without a target"),
         ([X], "auto", None, "batch[0], without a target"),
         ((X, Y), 0, None, "batch[0], without a target"),
+        ((X, Y), "auto", None, "batch[0], without a target"),
+        ({"image": X, "label": Y}, "auto", None, "'image', without a target"),
     ],
 )
 def test_indices_keys_and_paths_are_followed(batch, inputs, targets, expected):
@@ -101,7 +105,7 @@ def test_what_cannot_be_told_is_refused_with_an_inventory(batch, words):
     with pytest.raises(ValueError, match=words) as caught:
         find_entries(batch)
 
-    assert "MixupCallback(inputs=0, targets=1)" in str(caught.value)
+    assert re.search(r"for example MixupCallback\(inputs=.+, targets=.+\)", str(caught.value))
     if isinstance(batch, dict):
         assert all(f"'{key}': " in str(caught.value) for key in batch)
 
@@ -140,10 +144,26 @@ def test_what_cannot_be_interpolated_is_refused(x, words):
 
 @pytest.mark.parametrize("y", [torch.arange(3), torch.tensor(1)], ids=["other", "scalar"])
 def test_different_batch_sizes_are_refused(y):
-    with pytest.raises(
-        ValueError, match=r"different batch sizes: batch\[0\] \(4, 3\), batch\[1\]"
-    ):
+    with pytest.raises(ValueError, match=r"the same batch size: batch\[0\] \(4, 3\), batch\[1\]"):
         find_entries((X, y))
+
+
+def test_token_ids_in_a_dict_are_told_as_such():
+    batch = {"input_ids": Y, "attention_mask": Y, "labels": Y}
+
+    with pytest.raises(TypeError, match=r"'input_ids' has dtype torch.int64.*name a hidden layer"):
+        find_entries(batch)
+
+
+@pytest.mark.parametrize(("inputs", "targets"), [(0, 0), ([0, 0], 1), (0, [1, 1])])
+def test_an_entry_named_twice_is_refused(inputs, targets):
+    with pytest.raises(ValueError, match=r"batch\[\d\] named more than once"):
+        find_entries((X, X), inputs, targets)
+
+
+def test_the_advice_names_entries_of_this_batch():
+    with pytest.raises(ValueError, match=r"inputs='first', targets='second.left'"):
+        find_entries({"first": X, "second": {"left": X}})
 
 
 # A copy with entries replaced.

@@ -2,6 +2,7 @@
 
 import copy
 import gc
+import inspect
 import logging
 import math
 import pickle
@@ -17,6 +18,7 @@ from scipy import stats
 from torch import nn
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
+from torch.utils.checkpoint import checkpoint
 from torch.utils.data import DataLoader, TensorDataset
 from torchmetrics.functional import accuracy
 from zoo import CLASSES, FEATURES, Classifier, make_loader, parameters_of
@@ -270,8 +272,64 @@ def test_a_scripted_loss_needs_no_name(make_trainer):
 def test_a_loss_that_torch_cannot_look_into_is_refused_unless_named(make_trainer):
     trainer = make_trainer(callbacks=[MixupCallback()])
 
-    with pytest.raises(RuntimeError, match="name its module, loss='criterion'"):
+    with pytest.raises(RuntimeError, match=r"MixupCallback\(loss='criterion'\)"):
         trainer.fit(WithCustomLoss(), make_loader())
+
+
+def test_a_loss_of_labels_read_as_numbers_is_refused(make_trainer):
+    class Reads(Classifier):
+        def loss(self, logits, y):
+            return -sum(logits[i].log_softmax(0)[label] for i, label in enumerate(y.tolist()))
+
+    with pytest.raises(RuntimeError, match=r"reads labels as numbers \(.item\(\), .numpy\(\)\)"):
+        make_trainer(callbacks=[MixupCallback()]).fit(Reads(), make_loader())
+
+
+class WithTwoLosses(WithCustomLoss):
+    def loss(self, logits, y):
+        return F.cross_entropy(logits, y) + self.criterion(logits, y)
+
+
+def test_an_opaque_loss_beside_another_is_refused_too(make_trainer):
+    trainer = make_trainer(callbacks=[MixupCallback()])
+
+    with pytest.raises(RuntimeError, match="run in a custom autograd function"):
+        trainer.fit(WithTwoLosses(), make_loader())
+
+
+def test_an_opaque_loss_beside_another_is_right_once_named(make_trainer):
+    mixup = MixupCallback(alpha=1.0, loss="criterion")
+    oracle = Oracle(mixup)
+    trainer = make_trainer(callbacks=[mixup, oracle])
+
+    trainer.fit(WithTwoLosses(), make_loader(batch_size=64))
+
+    torch.testing.assert_close(oracle.outputs[0], 2 * oracle.losses[0], rtol=0, atol=1e-6)
+    twice = [2 * gradient for gradient in oracle.expected_gradients[0]]
+    torch.testing.assert_close(oracle.gradients[0], twice, rtol=0, atol=1e-6)
+
+
+class Checkpointed(Classifier):
+    """Labels inside of a region that torch runs again in the backward pass."""
+
+    reentrant = False
+
+    def loss(self, logits, y):
+        return checkpoint(F.cross_entropy, logits, y, use_reentrant=self.reentrant)
+
+
+@pytest.mark.parametrize("reentrant", [False, True])
+def test_activation_checkpointing_of_a_loss_gives_the_same_gradients(make_trainer, reentrant):
+    mixup = MixupCallback(alpha=1.0)
+    oracle = Oracle(mixup)
+    module = Checkpointed()
+    module.reentrant = reentrant
+
+    make_trainer(callbacks=[mixup, oracle]).fit(module, make_loader(batch_size=64))
+
+    torch.testing.assert_close(
+        oracle.gradients[0], list(oracle.expected_gradients[0]), rtol=0, atol=1e-6
+    )
 
 
 # The draws.
@@ -653,7 +711,7 @@ def test_a_module_that_ignores_its_labels_trains_with_targets_none(make_trainer)
             x, _ = batch
             return self(x).square().mean()
 
-    trainer = make_trainer(callbacks=[MixupCallback(1.0, targets=None, inputs=0)])
+    trainer = make_trainer(callbacks=[MixupCallback(1.0, targets=None)])
 
     trainer.fit(Autoencoder(), make_loader())
 
@@ -725,6 +783,7 @@ def test_modules_and_callbacks_can_be_copied_in_the_middle_of_a_fit(make_trainer
         assert twin.training_step.__self__ is twin
     assert copies.callback.mix is None
     assert repr(copies.callback) == repr(mixup)
+    assert not any(inspect.ismethod(value) for value in vars(copies.callback).values())
 
 
 # Bad input.
@@ -742,6 +801,7 @@ def test_modules_and_callbacks_can_be_copied_in_the_middle_of_a_fit(make_trainer
         ({"prob": math.nan}, ValueError, r"prob=nan is not a probability"),
         ({"prob": "half"}, TypeError, r"prob='half' is not a number"),
         ({"alpha": 0.2, "recipe": Mixup(1.0)}, ValueError, r"both alpha=0.2 and recipe=Mixup"),
+        ({"alpha": Mixup(1.0)}, TypeError, r"is a recipe\. Write recipe=Mixup\(alpha=1.0"),
         ({"recipe": "mixup"}, TypeError, r"recipe='mixup' is a str, not a recipe"),
         ({"recipe": Mixup}, TypeError, r"not a recipe"),
         ({"inputs": 1.5}, TypeError, r"inputs=1.5 names no entry of a batch"),
@@ -781,7 +841,7 @@ X, Y = torch.randn(8, FEATURES), torch.arange(8) % CLASSES
         ((Y, Y), TypeError, r"batch\[0\] has dtype torch.int64.*name a hidden layer"),
         ((X.byte(), Y), TypeError, r"uint8.*on_after_batch_transfer"),
         ({"a": X, "b": Y}, ValueError, r"can't tell what to mix(.|\n)*'a': float32 \(8, 6\)"),
-        ((X, Y[:4]), ValueError, r"different batch sizes: batch\[0\] \(8, 6\), batch\[1\] \(4,\)"),
+        ((X, Y[:4]), ValueError, r"the same batch size: batch\[0\] \(8, 6\), batch\[1\] \(4,\)"),
         (X, ValueError, r"has no target"),
         ([X], ValueError, r"has no target(.|\n)*targets=None"),
         ((X, Y, X), ValueError, r"an entry batch\[2\] beside the input"),
@@ -890,6 +950,17 @@ def test_alpha_zero_still_reports(make_trainer):
     trainer.fit(Classifier(), make_loader(), make_loader())
 
     assert trainer.callback_metrics["val_ece"] > 0
+
+
+def test_a_monitor_given_to_both_is_run_once(make_trainer, caplog):
+    caplog.set_level(logging.INFO)
+    monitor = CalibrationMonitor()
+    trainer = make_trainer(callbacks=[MixupCallback(calibration=monitor), monitor])
+
+    trainer.fit(Classifier(), make_loader(), make_loader())
+
+    assert trainer.callback_metrics["val_ece"] > 0
+    assert not [message for message in caplog.messages if "no val_ece" in message]
 
 
 def test_a_monitor_of_the_trainers_own_is_the_only_one(make_trainer):

@@ -178,8 +178,8 @@ def test_what_is_no_tensor_passes(y, value):
 def test_a_refusal_names_the_operation_and_the_ways_out(y):
     with pytest.raises(
         NoRuleError,
-        match=r"no rule for neg\(\): it is impossible\. Name the module .*"
-        r"MixupCallback\(loss='criterion'\).*Mixup\(alpha, per_sample=False\).*targets=None",
+        match=r"no rule for neg\(\): it is impossible\..*per_sample=False.*"
+        r"Name the submodule .*MixupCallback\(loss='criterion'\).*targets=None",
     ):
         Call(torch.neg, (y,), {}).refuse("is impossible")
 

@@ -87,7 +87,7 @@ def test_what_is_printed_fits_into_80_columns(run):
 def test_the_picture_is_written_where_the_last_line_says(run):
     printed, folder = run
 
-    assert printed.endswith(f": {folder / 'digits.png'}\n")
+    assert printed.endswith(f"They are in {folder / 'digits.png'}\n")
     assert (folder / "digits.png").read_bytes().startswith(b"\x89PNG")
 
 

@@ -289,6 +289,10 @@ NUMBER_LOSSES = {
     "joined": lambda x, y: F.mse_loss(torch.cat([x, x]), torch.cat([y, y])),
     "copied": lambda x, y: F.mse_loss(x, torch.zeros_like(x).copy_(y)),
     "placed": lambda x, y: F.mse_loss(x, placed(y)),
+    "sorted": lambda x, y: F.mse_loss(x, y.sort(dim=0).values),
+    "padded": lambda x, y: F.mse_loss(F.pad(x, (1, 0)), F.pad(y, (1, 0)) * 2),
+    "projected": lambda x, y: F.mse_loss(x[:, :2], (y @ half(y).reshape(4, 1)).expand(-1, 2)),
+    "moments": lambda x, y: (x.mean() - y.mean()) ** 2 + (x.std() - y.std()) ** 2,
     "edited": lambda x, y: F.mse_loss(x, y.clone().mul_(2).sub_(1)),
 }
 
@@ -314,6 +318,16 @@ def test_a_loss_of_floats_sees_the_interpolated_target(loss, per_sample):
     interpolated = (weights.reshape(2, -1, 1) * torch.stack(candidates)).sum(dim=0)
     assert_close(actual, with_gradient(loss(x, interpolated), x), rtol=0, atol=1e-12)
     assert target.usage.met_gradient
+
+
+def test_labels_made_of_floats_that_no_rule_follows_are_refused():
+    """Between two class ids there is none."""
+    ids = labels().double()
+    target = MixedTarget(candidates_of(ids), draw_weights(per_sample=True))
+    x = torch.randn(2 * BATCH, CLASSES, requires_grad=True)
+
+    with pytest.raises(RuntimeError, match=r"cross_entropy\(\): it is given what pad\(\) made"):
+        F.cross_entropy(x, F.pad(target, (0, BATCH)).long())
 
 
 # What is refused.

@@ -148,6 +148,11 @@ def test_inputs_and_targets_of_different_size_are_refused(y):
         Mixup()(torch.randn(4, 2), y)
 
 
+def test_what_is_no_tensor_is_refused():
+    with pytest.raises(TypeError, match=r"Mixup got a list as y\. Give a tensor"):
+        Mixup()(torch.randn(2, 2), [0, 1])
+
+
 def test_integer_inputs_are_refused():
     with pytest.raises(TypeError, match=r"`x` has dtype torch.int64\. Convert it"):
         Mixup()(torch.arange(4), torch.arange(4))

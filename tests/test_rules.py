@@ -355,7 +355,7 @@ def test_what_no_rule_follows_is_refused_in_words(loss):
     """Rather than given a wrong value; each is exact with one weight per batch, as it says."""
     x = torch.randn(BATCH, CLASSES, dtype=torch.float64, requires_grad=True)
     target, _ = make_target(labels(), per_sample=True)
-    ways_out = r".*loss='criterion'.*per_sample=False.*targets=None"
+    ways_out = r".*per_sample=False.*loss='criterion'.*targets=None"
 
     with pytest.raises(RuntimeError, match=r"have no rule for \w+\(\): it " + ways_out):
         loss(x, target)
