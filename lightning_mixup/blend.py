@@ -6,17 +6,21 @@ itself. B is the batch, ``*`` any further dimensions.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, TypeAlias
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
 from lightning_mixup.partners import take_partners
 
-__all__ = ["interpolate"]
+__all__ = ["Weight", "interpolate"]
+
+Weight: TypeAlias = "float | npt.NDArray[np.float64]"
 
 
-def interpolate(x: Tensor, weight: Tensor, shift: int) -> Tensor:
+def interpolate(x: Tensor, weight: Weight, shift: int) -> Tensor:
     r"""Blends each sample with its partner.
 
     .. math:: \tilde{x}_i = \lambda_i \, x_i + (1 - \lambda_i) \, x_{(i + s) \bmod B}
@@ -27,8 +31,8 @@ def interpolate(x: Tensor, weight: Tensor, shift: int) -> Tensor:
 
     Args:
         x: Floating-point (or complex) samples, of shape (B, \*). Never modified.
-        weight: The share kept, on the CPU, where it was drawn: one for the batch, of shape (),
-            or one per sample, of shape (B,). Rounded to the dtype of ``x``.
+        weight: The share kept, as it was drawn on the host: a number for the batch, or a float64
+            array of shape (B,) with one per sample. Rounded to the dtype of ``x``.
         shift: The distance s to the partner, in [1, B - 1].
 
     Returns:
@@ -41,7 +45,7 @@ def interpolate(x: Tensor, weight: Tensor, shift: int) -> Tensor:
 
     Example:
         >>> x = torch.tensor([[0.0], [4.0]])
-        >>> interpolate(x, weight=torch.tensor([1.0, 0.25]), shift=1)
+        >>> interpolate(x, weight=np.array([1.0, 0.25]), shift=1)
         tensor([[0.],
                 [1.]])
     """
@@ -50,7 +54,7 @@ def interpolate(x: Tensor, weight: Tensor, shift: int) -> Tensor:
             f"interpolate() blends floating-point tensors, but `x` has dtype {x.dtype}. "
             "Convert it first, for example with `x.float()`."
         )
-    if weight.ndim and len(weight) != len(x):
+    if not isinstance(weight, float) and len(weight) != len(x):
         raise ValueError(
             f"interpolate() got {len(x)} samples in `x` but {len(weight)} weights. "
             "Draw the weights from the size of this batch."
@@ -63,35 +67,31 @@ class _Interpolate(torch.autograd.Function):
     """Two slices of ``lerp`` read each entry twice and write it once; no partner is copied."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, shift: int) -> Tensor:
+    def forward(ctx: Any, x: Tensor, weight: Weight, shift: int) -> Tensor:
         ctx.weight, ctx.shift = weight, shift
-        out = torch.empty_like(x)
-        head = len(x) - shift
-        share = _for_blending(weight, x)
-        whole = weight.to(x.dtype) == 1  # `lerp` from an infinite partner would give NaN
-        if weight.ndim == 0:
-            if whole:
-                return out.copy_(x)
-            share_head = share_tail = share
-        else:
-            share_head, share_tail = share[:head], share[head:]
-        torch.lerp(x[shift:], x[:head], share_head, out=out[:head])
-        torch.lerp(x[:shift], x[head:], share_tail, out=out[head:])
-        if weight.ndim:
-            for i in whole.nonzero().flatten().tolist():
-                out[i] = x[i]
+        out, head = torch.empty_like(x), len(x) - shift
+        # Of a weight that rounds to one, `lerp` from an infinite partner makes NaN.
+        whole = np.flatnonzero(np.greater_equal(weight, 1 - torch.finfo(x.dtype).eps / 4))
+        if isinstance(weight, float) and len(whole):
+            return out.copy_(x)
+        share = _broadcast(weight, x)
+        own, other = (share, share) if isinstance(share, float) else (share[:head], share[head:])
+        torch.lerp(x[shift:], x[:head], own, out=out[:head])
+        torch.lerp(x[:shift], x[head:], other, out=out[head:])
+        for i in whole:
+            out[i] = x[i]
         return out
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
-        share = _for_blending(ctx.weight, grad)
+        share = _broadcast(ctx.weight, grad)
         passed_on = take_partners((1 - share) * grad, len(grad) - ctx.shift)
         return share * grad + passed_on, None, None
 
 
-def _for_blending(weight: Tensor, x: Tensor) -> Any:
-    """Returns a number, or a column on the device, without waiting for the device."""
-    if weight.ndim == 0:
-        return weight.item()
-    column = weight.to(x.dtype).to(x.device, non_blocking=True)
+def _broadcast(weight: Weight, x: Tensor) -> Any:
+    """Returns a number, or a column on the device, which nothing waits for."""
+    if isinstance(weight, float):
+        return weight
+    column = torch.from_numpy(weight).to(x.dtype).to(x.device, non_blocking=True)
     return column.reshape(-1, *[1] * (x.ndim - 1))

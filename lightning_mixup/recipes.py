@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lightning_mixup.blend import interpolate
+from lightning_mixup.blend import Weight, interpolate
 from lightning_mixup.partners import draw_shift, partner_indices, take_partners
 from lightning_mixup.targets import MixedTarget, Usage
 
@@ -27,23 +27,23 @@ class Mix:
     r"""One batch's draw: who is mixed with whom, with which weight, and where.
 
     Args:
-        host_weight: The share that a sample keeps of itself, of shape () or (B,), float64 on the
-            CPU, where it was drawn.
+        drawn: The share that a sample keeps of itself, as it was drawn on the host: a number, or
+            an array of shape (B,).
         shift: Sample i is mixed with sample ``(i + shift) % B``.
         batch_size: B.
         device: Where the batch is.
         place: What is mixed; ``"input"`` is the input itself.
 
     Example:
-        >>> mix = Mix(torch.tensor(0.75), shift=1, batch_size=2)
+        >>> mix = Mix(0.75, shift=1, batch_size=2)
         >>> mix.weight, mix.partner, mix.place
-        (tensor(0.7500), tensor([1, 0]), 'input')
+        (tensor(0.7500, dtype=torch.float64), tensor([1, 0]), 'input')
         >>> mix.blend(torch.tensor([[0.0], [4.0]]))
         tensor([[1.],
                 [3.]])
     """
 
-    host_weight: Tensor
+    drawn: Weight
     shift: int
     batch_size: int
     device: torch.device | str = "cpu"
@@ -51,10 +51,14 @@ class Mix:
 
     @cached_property
     def weight(self) -> Tensor:
-        """The share that a sample keeps of itself, () or (B,), on the batch's device."""
-        if torch.device(self.device).type == "mps":  # has no float64
-            return self.host_weight.float().to(self.device)
-        return self.host_weight.to(self.device, non_blocking=True)
+        """The share that a sample keeps of itself, () or (B,), on the batch's device.
+
+        It is float64, so that losses in double precision lose nothing; float32 on Apple's MPS.
+        """
+        dtype = torch.float32 if torch.device(self.device).type == "mps" else torch.float64
+        if isinstance(self.drawn, float):
+            return torch.full((), self.drawn, dtype=dtype, device=self.device)
+        return torch.from_numpy(self.drawn).to(dtype).to(self.device, non_blocking=True)
 
     @cached_property
     def partner(self) -> Tensor:
@@ -63,7 +67,7 @@ class Mix:
 
     def blend(self, x: Tensor) -> Tensor:
         r"""Returns a mixed copy of a floating-point tensor of shape (B, \*)."""
-        return interpolate(x, self.host_weight, self.shift)
+        return interpolate(x, self.drawn, self.shift)
 
     def label(self, y: Tensor, usage: Usage | None = None) -> MixedTarget:
         r"""Returns a target of shape (B, \*) together with its partners', weighted."""
@@ -153,10 +157,13 @@ class Mixup:
         if batch_size < 2 or not self.mixes:
             return None
         shift = draw_shift(rng, batch_size)
-        size = batch_size if self.per_sample else ()
         half = math.isinf(self.alpha)
-        weight = np.full(size, 0.5) if half else rng.beta(self.alpha, self.alpha, size)
-        return Mix(torch.as_tensor(weight, dtype=torch.float64), shift, batch_size, device)
+        if self.per_sample:
+            drawn = (
+                np.full(batch_size, 0.5) if half else rng.beta(self.alpha, self.alpha, batch_size)
+            )
+            return Mix(drawn, shift, batch_size, device)
+        return Mix(0.5 if half else rng.beta(self.alpha, self.alpha), shift, batch_size, device)
 
     def __call__(
         self, x: Tensor, y: Tensor, generator: torch.Generator | None = None
