@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
+from numbers import Integral
 from typing import Any
 
 import numpy as np
@@ -104,11 +105,11 @@ class MixupCallback(Callback):
         self.inputs = check_selector("inputs", inputs)
         self.targets = check_selector("targets", targets)
         self.loss = check_type("loss", loss, str, "a submodule's name, such as 'criterion'")
-        self.seed = check_type("seed", seed, int, "an integer")
+        self.seed = None if seed is None else int(check_type("seed", seed, Integral, "an integer"))
         self.calibration = calibration
         self.monitor = _monitor_from(calibration)
         self._reporting = self.monitor
-        self._seed = 0 if seed is None else seed
+        self._seed = self.seed or 0
         vars(self).update(_at_rest())
 
     def __repr__(self) -> str:

@@ -396,7 +396,7 @@ def test_ranks_and_seeds_draw_differently():
     assert len(set(drawn.values())) == 4
 
 
-@pytest.mark.parametrize("seed", [-1, 0, 2**64 + 5, 10**30])
+@pytest.mark.parametrize("seed", [-1, 0, 2**64 + 5, 10**30, np.int64(7)])
 def test_any_integer_is_a_seed(seed):
     assert draw(MixupCallback(seed=seed), 0) is not None
 
