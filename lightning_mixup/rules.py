@@ -82,12 +82,13 @@ MixedTarget.rule = staticmethod(run)
 def _meets_gradient(call: Call) -> bool:
     if call.name in COMPARISONS:
         return False
-    # Reentrant checkpointing runs its region without a gradient first, and again with one.
-    if not torch.is_grad_enabled() and not _inside(_CHECKPOINTS):
-        return False
     # Of what y.type_as(x) or y.view_as(x) is given besides y, only the form matters.
     tensors = call.tensors[:1] if call.name in STRUCTURE else call.tensors
-    return any(tensor.requires_grad for tensor in tensors)
+    if torch.is_grad_enabled():
+        return any(tensor.requires_grad for tensor in tensors)
+    # Reentrant checkpointing runs its region without gradients first, and again with them.
+    numbers = any(tensor.is_floating_point() and not is_live(tensor) for tensor in tensors)
+    return numbers and _inside(_CHECKPOINTS)
 
 
 def _by_rule(call: Call, *, gradient: bool) -> Any:
@@ -248,7 +249,7 @@ def _check_index(call: Call) -> None:
     parts = index if isinstance(index, tuple) else (index,)
     if any(isinstance(part, Tensor) and part.dtype == torch.bool for part in parts):
         call.refuse("selects by label, which gives each label its own number of samples")
-    if any(part is None or part is ... or isinstance(part, (int, slice)) for part in parts):
+    if parts[0] is None or parts[0] is ... or isinstance(parts[0], (bool, slice)):
         call.refuse("looks up labels elsewhere than in the first dimensions")
     if any(getattr(part, "ndim", 1) > call.live[0].ndim for part in parts):
         call.refuse("looks up each label several times")

@@ -84,6 +84,4 @@ def fingerprint(tree: Any) -> Any:
 
 
 def _rebuilt(like: Any, values: list[Any]) -> Any:
-    if isinstance(like, torch.Size):
-        return like
     return type(like)(*values) if hasattr(like, "_fields") else type(like)(values)

@@ -265,6 +265,20 @@ def test_class_weights_count_for_logits_with_a_margin(per_sample, reduction):
     assert_close(actual, total / norm if reduction == "mean" else total, rtol=0, atol=1e-12)
 
 
+def test_class_weights_may_come_of_the_labels():
+    x, y = torch.randn(BATCH, CLASSES, dtype=torch.float64), labels()
+    weights, candidates = draw_weights(per_sample=False), [y, y.clamp(max=1)]
+
+    def loss(x, y):
+        counts = torch.zeros(CLASSES).to(x).scatter_add_(0, y, torch.ones(BATCH).to(x))
+        return F.cross_entropy(x, y, weight=1 / (1 + counts))
+
+    actual = loss(x, MixedTarget(candidates, weights))
+
+    by_hand = loss_by_hand(loss, x, candidates, weights)
+    assert_close(actual, by_hand, rtol=0, atol=1e-12)
+
+
 # Float targets: the interpolated value.
 
 
@@ -292,6 +306,7 @@ NUMBER_LOSSES = {
     "sorted": lambda x, y: F.mse_loss(x, y.sort(dim=0).values),
     "padded": lambda x, y: F.mse_loss(F.pad(x, (1, 0)), F.pad(y, (1, 0)) * 2),
     "projected": lambda x, y: F.mse_loss(x[:, :2], (y @ half(y).reshape(4, 1)).expand(-1, 2)),
+    "mean": lambda x, y: (x.mean() - y.mean()) ** 2,
     "moments": lambda x, y: (x.mean() - y.mean()) ** 2 + (x.std() - y.std()) ** 2,
     "edited": lambda x, y: F.mse_loss(x, y.clone().mul_(2).sub_(1)),
 }

@@ -18,6 +18,7 @@ from sklearn.metrics import accuracy_score
 from torch import nn
 from torch.nn import functional as F
 from torch.testing import assert_close
+from torch.utils.checkpoint import checkpoint
 from torchmetrics import classification
 from torchmetrics.functional import accuracy
 
@@ -257,6 +258,12 @@ HAND_WRITTEN = {
         x, (y[:, None] > torch.arange(CLASSES)).to(x)
     ),
     "squared error": lambda x, y: ((x[:, 0] - y.float()) ** 2).mean(),
+    "kept dimension": lambda x, y: (
+        -((F.one_hot(y, CLASSES) * x.softmax(1)).sum(1, keepdim=True).log()).mean()
+    ),
+    "center by column": lambda x, y: ((x[:, 0] - CENTERS[y, 1]) ** 2).mean(),
+    "center by row": lambda x, y: ((x[:, 0] - CENTERS.T[1, y]) ** 2).mean(),
+    "all columns": lambda x, y: ((x - CENTERS[y, :]) ** 2).mean(),
     "entries of log p": lambda x, y: -x.log_softmax(1)[torch.arange(len(y)), y].sum() / len(y),
     "lerp": lambda x, y: (no_reduction(x, y) * 0.9 - 0.1 * x.log_softmax(1).mean(dim=1)).mean(),
 }
@@ -330,7 +337,38 @@ def sorted_by_label(x, y):
     return (x[:, 0] * y.double().sort().values.flip(0)).mean()
 
 
+def of_class_one(x, y):
+    return (x[torch.where(y == 1)] ** 2).mean()
+
+
+def added_to_the_turned(x, y):
+    losses = no_reduction(x, y)
+    return ((losses + losses.flip(0)) ** 2).mean()
+
+
+def columns_by_label(x, y):
+    return x.index_select(1, y).log_softmax(1)[:, 0].mean()
+
+
+def columns_by_index(x, y):
+    return x[:, y].log_softmax(1)[:, 0].mean()
+
+
+def entries_of_all_rows(x, y):
+    return x[torch.arange(len(y))[:, None], y].log_softmax(1)[:, 0].mean()
+
+
+def samples_by_label(x, y):
+    return ((F.one_hot(y, CLASSES) * x).gather(0, y[:, None]) ** 2).mean()
+
+
 WHOLE_BATCH = [
+    of_class_one,
+    added_to_the_turned,
+    columns_by_label,
+    columns_by_index,
+    entries_of_all_rows,
+    samples_by_label,
     hard_examples,
     without_ignored,
     dice,
@@ -381,6 +419,31 @@ def test_overlap_is_that_of_soft_labels_with_weights_per_sample():
     p = x.softmax(1)
     t = sum(w[:, None] * F.one_hot(y, CLASSES) for w, y in zip(weights, candidates, strict=True))
     assert_close(actual, 1 - (2 * (p * t).sum(0) / (p**2 + t).sum(0)).mean(), rtol=0, atol=1e-12)
+
+
+def test_a_mask_by_label_is_refused_even_if_it_selects_the_whole_batch():
+    x = torch.randn(BATCH, CLASSES, requires_grad=True)
+    weights = torch.tensor([[0.9], [0.1]]).expand(2, BATCH)
+    target = MixedTarget([torch.ones(BATCH).long(), torch.zeros(BATCH).long()], weights)
+
+    with pytest.raises(RuntimeError, match="selects by label, which gives each label its own"):
+        x[target == 1]
+
+
+def test_the_entries_of_a_label_in_another_type_read_as_the_dominant_ones():
+    target, own = make_target(labels(), per_sample=True)
+
+    assert_close(merge(target.view(torch.int32)), own.view(torch.int32))
+
+
+@WEIGHTS
+def test_the_loss_of_a_single_sample_is_plain(per_sample):
+    x, (target, _) = torch.randn(BATCH, CLASSES), make_target(labels(), per_sample=per_sample)
+
+    loss = no_reduction(x[:1], target[:1]).mean()
+
+    assert type(loss) is torch.Tensor
+    assert_close(loss, F.cross_entropy(x[0], target[0]))
 
 
 def test_labels_of_two_batches_do_not_meet():
@@ -516,6 +579,16 @@ def test_a_metric_written_by_hand_reads_the_dominant_labels(metric, per_sample):
 
     assert_close(actual, metric(x, own), rtol=0, atol=0)
     assert not target.usage.met_gradient
+
+
+@WEIGHTS
+def test_floats_compared_with_predictions_count_as_the_dominant_ones(per_sample):
+    x = torch.randn(BATCH, requires_grad=True)
+    target, own = make_target((torch.rand(BATCH) > 0.5).float(), per_sample=per_sample)
+
+    hits = x.sigmoid().round() == target
+
+    assert_close(hits.float().mean(), (x.sigmoid().round() == own).float().mean())
 
 
 @WEIGHTS
@@ -657,3 +730,39 @@ def test_a_metric_may_be_the_loss_of_float_targets():
 
     assert_close(loss, F.mse_loss(x, torch.full((BATCH,), 0.25)))
     assert target.usage.met_gradient
+
+
+# Parts of a step that torch runs as functions.
+
+
+class Custom(torch.autograd.Function):
+    """A loss with a backward pass of its own."""
+
+    @staticmethod
+    def forward(ctx, x, y):
+        return x[range(len(y)), y].mean()
+
+
+def test_labels_in_a_custom_autograd_function_are_refused():
+    target, _ = make_target(labels(), per_sample=False)
+
+    with pytest.raises(RuntimeError, match="it is run in a custom autograd function"):
+        Custom.apply(torch.randn(BATCH, CLASSES, requires_grad=True), target)
+
+
+@WEIGHTS
+@pytest.mark.parametrize("use_reentrant", [False, True])
+def test_a_checkpointed_loss_is_the_mixture(use_reentrant, per_sample):
+    def loss(x, y):
+        return checkpoint(focal_of_gather, x, y, use_reentrant=use_reentrant)
+
+    x = torch.randn(BATCH, CLASSES, requires_grad=True)
+    target, _ = make_target(labels(), per_sample=per_sample)
+    expected = torch.autograd.grad(focal_of_gather(x, copy.deepcopy(target)), x)[0]
+    target.usage.met_gradient = False
+
+    checkpointed = loss(x, target)
+
+    assert target.usage.met_gradient
+    checkpointed.backward()
+    assert_close(x.grad, expected)

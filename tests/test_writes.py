@@ -154,6 +154,25 @@ def test_out_is_refused(per_sample):
         torch.eq(target, labels(), out=torch.zeros(BATCH, dtype=torch.bool))
 
 
+@pytest.mark.parametrize(
+    "edit",
+    [
+        lambda y: y.scatter_(0, y, y),
+        lambda y: y.add_(y.flip(0)),
+        lambda y: y.__setitem__((y == 1).nonzero().squeeze(1), 0),
+    ],
+    ids=["scatter_", "turned", "nonzero"],
+)
+def test_an_edit_that_no_rule_follows_is_refused_and_edits_nothing(edit):
+    target = MixedTarget(candidates_of(labels()), draw_weights(per_sample=True))
+    before = [candidate.clone() for candidate in target.candidates]
+
+    with pytest.raises(RuntimeError, match="Mixed labels have no rule for"):
+        edit(target)
+
+    assert_close(list(target.candidates), before)
+
+
 # Plain tensors that are written to by label.
 
 
@@ -205,7 +224,30 @@ def test_what_is_a_view_of_it_sees_the_same():
 
     expected = F.one_hot(target, CLASSES) + 1.0
     assert_close(list(view.candidates), list(expected.candidates))
-    assert_close(merge(base[0]), torch.ones(BATCH, CLASSES))
+    assert_close(list(base[0].candidates), [torch.ones(BATCH, CLASSES)] * 2)
+
+
+def test_a_view_of_a_part_that_was_detached_is_found_in_it():
+    """The part begins in the middle of its memory, but a copy of it does not."""
+    target = MixedTarget(candidates_of(labels()), draw_weights(per_sample=False))
+    part = torch.zeros(2, BATCH, CLASSES)[1].detach()
+
+    part[:].scatter_(1, target[:, None], 1.0)
+
+    expected = F.one_hot(target, CLASSES).float()
+    assert_close(list(part.candidates), list(expected.candidates))
+
+
+@WEIGHTS
+def test_labels_that_losses_are_written_into_read_as_losses(per_sample):
+    x = torch.randn(BATCH, CLASSES, dtype=torch.float64, requires_grad=True)
+    target = MixedTarget(candidates_of(labels()), draw_weights(per_sample=per_sample))
+    losses = F.cross_entropy(x, target, reduction="none")
+    written = target.double()
+
+    written.copy_(losses)
+
+    assert_close(merge(written), merge(losses))
 
 
 @WEIGHTS
@@ -309,6 +351,14 @@ def test_rows_that_nobody_wrote_are_the_same_for_all_candidates():
 
     assert_close(made.weights[:, EVEN, 0], target.weights[:, EVEN])
     assert_close(made.weights[0, ~EVEN, 0], torch.ones(BATCH // 2, dtype=torch.float64))
+
+
+def test_rows_of_other_samples_are_refused():
+    target = MixedTarget(candidates_of(labels()), draw_weights(per_sample=True))
+    turned = F.one_hot(target.flip(0), CLASSES)
+
+    with pytest.raises(RuntimeError, match="combines samples that have different weights"):
+        turned[range(BATCH), target] = 5
 
 
 def test_single_losses_in_a_buffer_keep_their_weights():
