@@ -29,6 +29,7 @@ __all__ = [
     "FINITENESS",
     "JOINS",
     "LOOKUPS",
+    "PRODUCTS",
     "READS",
     "REDUCTIONS",
     "RESHAPES",
@@ -126,6 +127,9 @@ READS = names("""
 
 # Entries of one tensor, picked by another.
 LOOKUPS = names("__getitem__ gather take_along_dim index_select one_hot take")
+
+# Sums over the last dimension of the first and, of the second, the last but one.
+PRODUCTS = names("matmul mm bmm __matmul__")
 
 # Entries of one tensor, written where another says; the first argument after it is a dimension.
 SCATTERS = names("scatter scatter_add scatter_reduce")
@@ -241,9 +245,11 @@ def weights_after(  # noqa: PLR0913  an operation, what it is applied to and wha
         return [_as_moved(weights, row) for row in _pieces(moved)]
     moved = [_pieces(func(row.expand(shape), *args, **kwargs)) for row in weights]
     constant = _constant_dims(name, weights, args, kwargs)
-    return [
+    copies = [
         torch.stack([_compact(row, constant) for row in rows]) for rows in zip(*moved, strict=True)
     ]
+    repeats_no_sample = name in ("repeat", "tile") and copies[0].shape == weights.shape
+    return [weights] if repeats_no_sample else copies
 
 
 def _pieces(result: Any) -> Sequence[Tensor]:

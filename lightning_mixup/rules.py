@@ -1,7 +1,7 @@
 """What each operation does with mixed tensors: the rule of `targets.py`, case by case.
 
-Most of this is for weights per sample, which travel with the samples. With one weight per batch
-there is nothing to follow: an operation runs once per candidate, whatever it is.
+With one weight per batch there is nothing to follow: an operation runs once per candidate,
+whatever it is. Weights per sample travel with the samples; `per_sample.py` says how.
 """
 
 from __future__ import annotations
@@ -15,37 +15,21 @@ import torch
 from torch import Tensor
 
 from lightning_mixup.calls import Call, NoRuleError
-from lightning_mixup.losses import (
-    is_class_loss,
-    run_class_loss,
-    run_reduced_loss,
-    takes_reduction,
-)
+from lightning_mixup.losses import is_class_loss, run_class_loss, takes_reduction
 from lightning_mixup.operations import (
-    BATCH_SUMS,
     CASTS,
     COMPARISONS,
-    COPIES,
-    COUNTS,
-    ELEMENTWISE,
     FINITENESS,
     JOINS,
-    LOOKUPS,
     READS,
     REDUCTIONS,
-    RESHAPES,
-    SCATTERS,
     STRUCTURE,
-    joined_dim,
-    layout,
-    looked_up_dim,
-    reduced_dims,
-    weights_after,
     writes_in_place,
 )
+from lightning_mixup.per_sample import combine_single_samples, join, run_per_sample
 from lightning_mixup.targets import Kind, MixedTarget, is_live, plain, reading, weighted_sum
-from lightning_mixup.trees import fingerprint, map_together, tensors_in
-from lightning_mixup.writes import scattered_weights, write
+from lightning_mixup.trees import map_together
+from lightning_mixup.writes import write
 
 __all__ = ["run"]
 
@@ -132,18 +116,15 @@ def _run_on_labels(call: Call) -> Any:
     if call.kind is Kind.VERDICT and call.name in REDUCTIONS:
         return call.of_candidate(0)
     if call.name in JOINS:
-        return _join(call)
+        return join(call)
     if not call.same_samples:
-        return _combine_single_samples(call)
+        return combine_single_samples(call)
     if is_class_loss(call):
         return run_class_loss(call)
     if call.name == "embedding":  # a model conditioned on the class sees the point in between
         embedded = call.rows()
         return weighted_sum(embedded, call.aligned_left(embedded[0]))
-    return _once_per_sample(call) if call.per_sample else _once_per_batch(call)
-
-
-# One weight per batch, or a single sample.
+    return run_per_sample(call) if call.per_sample else _once_per_batch(call)
 
 
 def _once_per_batch(call: Call) -> Any:
@@ -159,148 +140,6 @@ def _once_per_batch(call: Call) -> Any:
         return (call.merged if merges else call.mixed)(row, call.weights)
 
     return map_together(finish, rows)
-
-
-def _combine_single_samples(call: Call) -> Any:
-    """Losses of single samples, cut from a batch with weights per sample, can be added up."""
-    adds = call.name in ("add", "sub", "__add__", "__radd__", "__sub__", "__rsub__")
-    single = all(tensor.kind is Kind.LOSS and tensor.ndim == 0 for tensor in call.live)
-    if adds and single:
-        return call.of(reading)
-    return call.refuse("combines samples that have different weights")
-
-
-# Weights per sample.
-
-
-def _once_per_sample(call: Call) -> Any:
-    """Weights per sample travel with the samples, and merge at the first sum over them."""
-    if call.name in STRUCTURE and is_live(call.args[0]):
-        return _move(call)
-    if call.name in LOOKUPS:
-        return _look_up(call)
-    if takes_reduction(call):
-        return run_reduced_loss(call)
-    if call.name in ELEMENTWISE or (call.name in ("max", "min") and _is_binary(call)):
-        return _elementwise(call)
-    if call.name in REDUCTIONS:
-        return _reduce(call)
-    if call.name in SCATTERS:
-        rows = call.rows()
-        return call.mixed(rows, scattered_weights(call, rows[0]))
-    return call.refuse("needs one weight per batch")
-
-
-def _is_binary(call: Call) -> bool:
-    return len(call.args) > 1 and isinstance(call.args[1], Tensor)
-
-
-def _elementwise(call: Call) -> Any:
-    rows = call.rows()
-    if not isinstance(rows[0], Tensor):  # torch.where(y == 1) alone
-        call.refuse("selects by label, which gives each label its own number of samples")
-    return call.mixed(rows, call.aligned_right(rows[0]))
-
-
-def _move(call: Call) -> Any:
-    """Weights move as the entries do."""
-    source = call.live[0]
-    if len(call.live) > 1:
-        call.refuse("selects by label, which gives each label its own number of samples")
-    rows = call.rows()
-    if isinstance(rows[0], str):  # y.type()
-        return rows[0]
-    weights = iter(_moved_weights(call, source, tensors_in(rows[0])))
-    return map_together(lambda *row: call.mixed(row, next(weights)), rows)
-
-
-def _moved_weights(call: Call, source: MixedTarget, pieces: list[Tensor]) -> list[Tensor]:
-    """Moves the weights; twice in the same way gives the same ones, for the same samples."""
-    shape, given = source.candidates[0].shape, (call.args[1:], call.kwargs)
-    if call.name in RESHAPES:
-        given = (pieces[0].shape,), {}
-        if pieces[0].numel() != source.numel():
-            call.refuse("changes the size of the entries")
-    elif call.name not in COPIES:
-        return weights_after(call.func, call.name, shape, source.weights, pieces, *given)
-    key = (call.name, shape, layout(source.weights), fingerprint(given))
-    if key not in call.usage.moved:
-        weights = weights_after(call.func, call.name, shape, source.weights, pieces, *given)
-        call.usage.moved[key] = given, weights
-    return call.usage.moved[key][1]
-
-
-def _look_up(call: Call) -> Any:
-    """Entries of a tensor, one for each label, or one slice."""
-    if call.name == "__getitem__":
-        _check_index(call)
-    elif call.name != "one_hot" and looked_up_dim(call.name, call.args, call.kwargs) == 0:
-        if is_live(call.args[0]):
-            call.refuse("looks up samples by label")
-    elif call.name == "index_select":
-        call.refuse("looks up labels elsewhere than in the first dimensions")
-    rows = call.rows()
-    return call.mixed(rows, call.aligned_left(rows[0]))
-
-
-def _check_index(call: Call) -> None:
-    """Refuses what does not give one entry, or one slice, for each label."""
-    index = call.args[1]
-    parts = index if isinstance(index, tuple) else (index,)
-    if any(isinstance(part, Tensor) and part.dtype == torch.bool for part in parts):
-        call.refuse("selects by label, which gives each label its own number of samples")
-    if parts[0] is None or parts[0] is ... or isinstance(parts[0], (bool, slice)):
-        call.refuse("looks up labels elsewhere than in the first dimensions")
-    if any(getattr(part, "ndim", 1) > call.live[0].ndim for part in parts):
-        call.refuse("looks up each label several times")
-
-
-def _reduce(call: Call) -> Any:
-    source = call.live[0]
-    if len(call.live) > 1:
-        call.refuse("reduces several mixed tensors at once")
-    dims = reduced_dims(call.name, source.ndim, call.args, call.kwargs)
-    if len(dims) < source.ndim and all(source.weights.shape[1 + d] == 1 for d in dims):
-        kept = [0, *(1 + d for d in range(source.ndim) if d not in dims)]
-        fewer = source.weights.reshape([source.weights.shape[d] for d in kept])
-
-        def finish(*row: Any) -> Any:
-            return call.mixed(row, source.weights if row[0].ndim == source.ndim else fewer)
-
-        return map_together(finish, call.rows())
-    if call.kind is Kind.NUMBER:
-        call.refuse("reduces the batch")
-    if call.name in COUNTS and not source.is_floating_point():
-        return call.of_candidate(0)
-    if call.name not in BATCH_SUMS:
-        call.refuse("reduces the batch by other means than a sum or a mean")
-    merged = weighted_sum(source.candidates, source.weights)
-    return call.of(lambda tensor: merged if tensor is source else tensor)
-
-
-def _join(call: Call) -> Any:
-    """Concatenates candidates; a plain tensor has a single candidate, of weight 1."""
-    rows = call.rows()
-    dim = 1 + joined_dim(call.args, call.kwargs) % rows[0].ndim
-    stacks, single = call.name == "stack", not call.per_sample
-    if call.same_samples:
-        weights = call.weights.unsqueeze(dim) if stacks and not single else call.weights
-        if single or weights.shape[dim] == 1:
-            return call.mixed(rows, weights)
-    whole = torch.zeros_like(call.weights.reshape(len(call.weights), -1)[:, 0])
-    whole[0] = 1.0
-
-    def weights_of(tensor: Tensor) -> Tensor:
-        weights = tensor.weights if is_live(tensor) else whole
-        weights = weights.reshape(len(whole), *(weights.shape[1:] or [1] * tensor.ndim))
-        if stacks:
-            return weights.unsqueeze(dim)
-        return weights.expand(*[-1] * dim, tensor.shape[dim - 1], *[-1] * (tensor.ndim - dim))
-
-    parts = [weights_of(tensor) for tensor in call.tensors]
-    sizes = [max(part.shape[d] for part in parts) for d in range(parts[0].ndim)]
-    sizes[dim] = -1
-    return call.mixed(rows, torch.cat([part.expand(sizes) for part in parts], dim))
 
 
 # Who asks.

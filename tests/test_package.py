@@ -20,6 +20,7 @@ ORDER = [
     "calls",
     "losses",
     "writes",
+    "per_sample",
     "rules",
     "partners",
     "blend",

@@ -163,6 +163,23 @@ def ldam(x, y):
     return F.cross_entropy(3 * torch.where(own, x - margin, x), y)
 
 
+def ldam_of_its_authors(x, y):
+    index = torch.zeros_like(x, dtype=torch.uint8)
+    index.scatter_(1, y.data.view(-1, 1), 1)
+    index_float = index.type(torch.DoubleTensor)
+    batch_m = torch.matmul(CLASS_WEIGHT[None, :], index_float.transpose(0, 1))
+    batch_m = batch_m.view((-1, 1))
+    x_m = x - batch_m
+    return F.cross_entropy(3 * torch.where(index.bool(), x_m, x), y)
+
+
+def class_balanced(x, y):
+    one_hot = F.one_hot(y, CLASSES).double()
+    weights = CLASS_WEIGHT.unsqueeze(0).repeat(one_hot.shape[0], 1) * one_hot
+    weights = weights.sum(1).unsqueeze(1).repeat(1, CLASSES)
+    return F.binary_cross_entropy_with_logits(x, one_hot, weight=weights)
+
+
 def arcface(x, y):
     cosine = F.normalize(x) @ F.normalize(CENTERS).T
     one_hot = torch.zeros_like(cosine).scatter_(1, y.view(-1, 1).long(), 1)
@@ -240,6 +257,11 @@ HAND_WRITTEN = {
     "into a buffer": into_a_buffer,
     "masked into a buffer": masked_into_a_buffer,
     "ldam": ldam,
+    "ldam of its authors": ldam_of_its_authors,
+    "class-balanced": class_balanced,
+    "costs": lambda x, y: (
+        ((F.one_hot(y, CLASSES).double() @ CENTERS) * x.softmax(1)).sum(1).mean()
+    ),
     "arcface": arcface,
     "margin in place": margin_in_place,
     "margin subtracted": margin_subtracted,
@@ -281,169 +303,7 @@ def test_three_candidates_are_mixed_alike(loss, per_sample):
     assert_mixture(loss, labels(), per_sample=per_sample, count=3)
 
 
-# Losses that are no sum over samples.
-
-
-def hard_examples(x, y):
-    return no_reduction(x, y).topk(4).values.mean()
-
-
-def without_ignored(x, y):
-    kept = y != 2
-    return F.cross_entropy(x[kept], y[kept])
-
-
-def dice(x, y):
-    p, t = x.softmax(1), F.one_hot(y, CLASSES)
-    return 1 - (2 * (p * t).sum(0) / (p**2 + t).sum(0)).mean()
-
-
-def pairs(x, y):
-    return (torch.eq(y.view(-1, 1), y.view(1, -1)).float() * (x @ x.T)).mean()
-
-
-def triplets(x, y):
-    order = torch.arange(len(y)).flip(0)
-    return ((y == y[order]) * (x - x[order]).norm(dim=1)).mean()
-
-
-def cost_matrix(x, y):
-    costs = F.one_hot(y, CLASSES).double() @ CENTERS
-    return (costs * x.softmax(1)).sum(1).mean()
-
-
-def against_the_first(x, y):
-    return ((y == y[0]) * x[:, 0]).mean()
-
-
-def on_a_grid(x, y):
-    return (torch.einsum("bc,bc->b", F.one_hot(y, CLASSES).double(), x) ** 2).mean()
-
-
-def through_a_view(x, y):
-    one_hot = torch.zeros_like(x)
-    one_hot.view(-1)[y + CLASSES * torch.arange(len(y))] = 1
-    return (one_hot * x.softmax(1)).sum(1).log().mean()
-
-
-def through_rows(x, y):
-    one_hot = torch.zeros_like(x)
-    for i in range(len(y)):
-        one_hot[i][y[i]] = 1
-    return (one_hot * x.softmax(1)).sum(1).log().mean()
-
-
-def sorted_by_label(x, y):
-    return (x[:, 0] * y.double().sort().values.flip(0)).mean()
-
-
-def of_class_one(x, y):
-    return (x[torch.where(y == 1)] ** 2).mean()
-
-
-def added_to_the_turned(x, y):
-    losses = no_reduction(x, y)
-    return ((losses + losses.flip(0)) ** 2).mean()
-
-
-def columns_by_label(x, y):
-    return x.index_select(1, y).log_softmax(1)[:, 0].mean()
-
-
-def columns_by_index(x, y):
-    return x[:, y].log_softmax(1)[:, 0].mean()
-
-
-def entries_of_all_rows(x, y):
-    return x[torch.arange(len(y))[:, None], y].log_softmax(1)[:, 0].mean()
-
-
-def samples_by_label(x, y):
-    return ((F.one_hot(y, CLASSES) * x).gather(0, y[:, None]) ** 2).mean()
-
-
-WHOLE_BATCH = [
-    of_class_one,
-    added_to_the_turned,
-    columns_by_label,
-    columns_by_index,
-    entries_of_all_rows,
-    samples_by_label,
-    hard_examples,
-    without_ignored,
-    dice,
-    pairs,
-    triplets,
-    cost_matrix,
-    against_the_first,
-    on_a_grid,
-    through_a_view,
-    through_rows,
-    sorted_by_label,
-]
-
-
-@pytest.mark.parametrize("loss", WHOLE_BATCH)
-def test_any_loss_is_the_mixture_with_one_weight_per_batch(loss):
-    assert_mixture(loss, labels(), per_sample=False)
-
-
-@pytest.mark.parametrize("loss", [loss for loss in WHOLE_BATCH if loss is not dice])
-def test_what_no_rule_follows_is_refused_in_words(loss):
-    """Rather than given a wrong value; each is exact with one weight per batch, as it says."""
-    x = torch.randn(BATCH, CLASSES, dtype=torch.float64, requires_grad=True)
-    target, _ = make_target(labels(), per_sample=True)
-    ways_out = r".*per_sample=False.*loss='criterion'.*targets=None"
-
-    with pytest.raises(RuntimeError, match=r"have no rule for \w+\(\): it " + ways_out):
-        loss(x, target)
-
-
-def test_a_refusal_names_the_operation_that_had_no_rule():
-    """Not only the one that met the gradient, which may be lines below."""
-    x = torch.randn(BATCH, CLASSES, dtype=torch.float64, requires_grad=True)
-    target, _ = make_target(labels(), per_sample=True)
-
-    with pytest.raises(
-        RuntimeError, match=r"for mul\(\): it is given what matmul\(\) made of them"
-    ):
-        cost_matrix(x, target)
-
-
-def test_overlap_is_that_of_soft_labels_with_weights_per_sample():
-    x, candidates = torch.randn(BATCH, CLASSES).double(), candidates_of(labels())
-    weights = draw_weights(per_sample=True)
-
-    actual = dice(x, MixedTarget(candidates, weights))
-
-    p = x.softmax(1)
-    t = sum(w[:, None] * F.one_hot(y, CLASSES) for w, y in zip(weights, candidates, strict=True))
-    assert_close(actual, 1 - (2 * (p * t).sum(0) / (p**2 + t).sum(0)).mean(), rtol=0, atol=1e-12)
-
-
-def test_a_mask_by_label_is_refused_even_if_it_selects_the_whole_batch():
-    x = torch.randn(BATCH, CLASSES, requires_grad=True)
-    weights = torch.tensor([[0.9], [0.1]]).expand(2, BATCH)
-    target = MixedTarget([torch.ones(BATCH).long(), torch.zeros(BATCH).long()], weights)
-
-    with pytest.raises(RuntimeError, match="selects by label, which gives each label its own"):
-        x[target == 1]
-
-
-def test_the_entries_of_a_label_in_another_type_read_as_the_dominant_ones():
-    target, own = make_target(labels(), per_sample=True)
-
-    assert_close(merge(target.view(torch.int32)), own.view(torch.int32))
-
-
-@WEIGHTS
-def test_the_loss_of_a_single_sample_is_plain(per_sample):
-    x, (target, _) = torch.randn(BATCH, CLASSES), make_target(labels(), per_sample=per_sample)
-
-    loss = no_reduction(x[:1], target[:1]).mean()
-
-    assert type(loss) is torch.Tensor
-    assert_close(loss, F.cross_entropy(x[0], target[0]))
+# Several targets.
 
 
 def test_labels_of_two_batches_do_not_meet():
