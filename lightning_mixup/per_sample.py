@@ -126,10 +126,11 @@ def _multiply(call: Call) -> Any:
     """Products with a matrix, as of one-hot labels with a table of costs."""
     source, (left, right) = call.live[0], call.args
     summed = -1 if source is left else -2
-    if len(call.live) > 1 or left.ndim != right.ndim or source.weights.shape[summed] > 1:
+    if len(call.live) > 1 or source.weights.shape[summed] > 1:
         call.refuse("combines samples that have different weights")
     rows = call.rows()
-    return call.mixed(rows, call.aligned_right(rows[0]))
+    align = call.aligned_left if right.ndim == 1 else call.aligned_right
+    return call.mixed(rows, align(rows[0]))
 
 
 def _reduce(call: Call) -> Any:

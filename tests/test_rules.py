@@ -262,6 +262,9 @@ HAND_WRITTEN = {
     "costs": lambda x, y: (
         ((F.one_hot(y, CLASSES).double() @ CENTERS) * x.softmax(1)).sum(1).mean()
     ),
+    "class weight by product": lambda x, y: (
+        (F.one_hot(y, CLASSES).double() @ CLASS_WEIGHT) * no_reduction(x, y)
+    ).mean(),
     "arcface": arcface,
     "margin in place": margin_in_place,
     "margin subtracted": margin_subtracted,
@@ -301,6 +304,23 @@ def test_a_loss_written_by_hand_is_the_mixture(loss, per_sample):
 @pytest.mark.parametrize("loss", [focal_of_gather, arcface, sample_by_sample, into_a_buffer])
 def test_three_candidates_are_mixed_alike(loss, per_sample):
     assert_mixture(loss, labels(), per_sample=per_sample, count=3)
+
+
+@WEIGHTS
+@pytest.mark.parametrize(
+    "loss", [focal_of_gather, binary_focal, arcface, margin_in_place, class_by_class, reordered]
+)
+def test_a_loss_takes_nothing_from_the_device(loss, per_sample, monkeypatch):
+    """On the meta device there is nothing that could be taken."""
+    monkeypatch.setitem(globals(), "CLASS_WEIGHT", CLASS_WEIGHT.to("meta"))
+    monkeypatch.setitem(globals(), "CENTERS", CENTERS.to("meta"))
+    x = torch.randn(BATCH, CLASSES, device="meta", dtype=torch.float64, requires_grad=True)
+    y = torch.zeros(BATCH, device="meta", dtype=torch.long)
+    weights = torch.rand((2, BATCH) if per_sample else 2, device="meta")
+
+    loss(x, MixedTarget([y, y], weights)).backward()
+
+    assert x.grad.device.type == "meta"
 
 
 # Several targets.
