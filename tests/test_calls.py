@@ -23,13 +23,17 @@ def y():
     return make_target(B)
 
 
-@pytest.fixture(autouse=True)
-def plain_dispatch():
-    """As the rules are run: what a call is given are tensors without a rule of their own."""
+@pytest.fixture
+def rules_off():
+    """As the rules themselves are run: no operation in them is sent to the rules again."""
     with torch._C.DisableTorchFunctionSubclass():
         yield
 
 
+RULES_OFF = pytest.mark.usefixtures("rules_off")
+
+
+@RULES_OFF
 def test_mixed_tensors_are_found_wherever_they_are(y):
     x = torch.zeros(B)
 
@@ -40,12 +44,14 @@ def test_mixed_tensors_are_found_wherever_they_are(y):
     assert call.live == [call.tensors[1]]
 
 
+@RULES_OFF
 def test_what_belongs_to_a_step_that_is_over_is_not_mixed(y):
     y.usage.ended = True
 
     assert Call(torch.neg, (y,), {}).live == []
 
 
+@RULES_OFF
 def test_an_operation_is_run_on_each_candidate(y):
     call = Call(torch.add, (torch.ones(B, dtype=torch.long), y), {"alpha": 2})
 
@@ -55,6 +61,7 @@ def test_an_operation_is_run_on_each_candidate(y):
     assert {type(row) for row in rows} == {Tensor}
 
 
+@RULES_OFF
 def test_of_a_number_the_own_value_comes_first():
     y = MixedTarget([torch.zeros(B), torch.ones(B)], torch.tensor([0.75, 0.25]))
 
@@ -63,6 +70,7 @@ def test_of_a_number_the_own_value_comes_first():
     assert_close(rows, [torch.full((B,), -0.25), -torch.zeros(B), -torch.ones(B)])
 
 
+@RULES_OFF
 @pytest.mark.parametrize(
     ("others", "with_numbers"),
     [((), True), ((2,), True), ((torch.tensor(2),), True), ((torch.zeros(1),), False)],
@@ -89,16 +97,14 @@ def test_a_number_may_be_a_tensor(y, others, with_numbers):
     ids=["itself", "cast", "column", "there and back", "turned", "later", "the first"],
 )
 def test_it_is_known_whether_two_arguments_are_of_the_same_samples(y, other, same):
-    with torch._C._EnableTorchFunction():
-        z = other(y)
+    call = Call(torch.add, (y, other(y)), {})
 
-    assert Call(torch.add, (y, z), {}).same_samples == same
+    assert call.same_samples == same
 
 
 @pytest.mark.parametrize("index", [torch.tensor([2, 0]), [2, 0], torch.tensor([1, 0, 1, 0]) > 0])
 def test_the_same_selection_gives_the_same_samples(y, index):
-    with torch._C._EnableTorchFunction():
-        first, again, other = y[index], y[index], y[torch.tensor([1, 3])]
+    first, again, other = y[index], y[index], y[torch.tensor([1, 3])]
 
     assert Call(torch.add, (first, again), {}).same_samples
     assert not Call(torch.add, (first, other), {}).same_samples
@@ -106,10 +112,9 @@ def test_the_same_selection_gives_the_same_samples(y, index):
 
 def test_a_selection_that_was_edited_is_another(y):
     index = torch.tensor([2, 0])
-    with torch._C._EnableTorchFunction():
-        first = y[index]
-        index[0] = 1
-        other = y[index]
+    first = y[index]
+    index[0] = 1
+    other = y[index]
 
     assert not Call(torch.add, (first, other), {}).same_samples
 
@@ -117,12 +122,14 @@ def test_a_selection_that_was_edited_is_another(y):
 # Weights of results.
 
 
+@RULES_OFF
 def test_weights_are_aligned_with_the_first_dimensions_of_a_lookup(y):
     weights = Call(torch.nn.functional.one_hot, (y,), {}).aligned_left(torch.zeros(B, 5))
 
     assert_close(weights, WEIGHTS[:, :, None])
 
 
+@RULES_OFF
 def test_weights_are_aligned_as_broadcasting_aligns():
     y = make_target(B, 1)
 
@@ -131,12 +138,14 @@ def test_weights_are_aligned_as_broadcasting_aligns():
     assert_close(weights, WEIGHTS[:, None, :, None])
 
 
+@RULES_OFF
 def test_one_weight_per_batch_needs_no_alignment():
     y = make_target(B, weights=torch.tensor([0.7, 0.3]))
 
     assert_close(Call(torch.neg, (y,), {}).aligned_right(torch.zeros(B)), torch.tensor([0.7, 0.3]))
 
 
+@RULES_OFF
 @pytest.mark.parametrize(
     ("align", "result", "words"),
     [
@@ -151,6 +160,7 @@ def test_what_does_not_align_has_no_rule(y, align, result, words):
         align(Call(torch.neg, (y,), {}), result)
 
 
+@RULES_OFF
 def test_two_that_align_at_different_places_have_no_rule():
     usage = Usage()
     row, column = make_target(B, usage=usage), make_target(B, 1, usage=usage)
@@ -159,6 +169,7 @@ def test_two_that_align_at_different_places_have_no_rule():
         Call(torch.eq, (row, column), {}).aligned_right(torch.zeros(B, B))
 
 
+@RULES_OFF
 def test_a_result_is_mixed_or_merged(y):
     call = Call(torch.neg, (y,), {}, Kind.LOSS)
     rows = [torch.zeros(B), torch.ones(B)]
@@ -170,11 +181,13 @@ def test_a_result_is_mixed_or_merged(y):
     assert_close(merged, WEIGHTS[1])
 
 
+@RULES_OFF
 @pytest.mark.parametrize("value", ["torch.LongTensor", 3, None])
 def test_what_is_no_tensor_passes(y, value):
     assert Call(torch.neg, (y,), {}).mixed([value, value], WEIGHTS) is value
 
 
+@RULES_OFF
 def test_a_refusal_names_the_operation_and_the_ways_out(y):
     with pytest.raises(
         NoRuleError,
