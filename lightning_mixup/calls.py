@@ -81,6 +81,12 @@ class Call:
         return all(tensor.kind is Kind.NUMBER for tensor in self.live)
 
     @property
+    def only_totals(self) -> bool:
+        """Whether all mixed arguments are single losses or counts of matches."""
+        totals = (Kind.LOSS, Kind.VERDICT)
+        return all(tensor.kind in totals and tensor.ndim == 0 for tensor in self.live)
+
+    @property
     def with_numbers(self) -> bool:
         """Whether all that is not mixed is a number, or a tensor of one."""
         return all(tensor.ndim == 0 or is_live(tensor) for tensor in self.tensors)
@@ -103,16 +109,18 @@ class Call:
         return own + [self.of_candidate(k) for k in range(len(self.weights))]
 
     def mixed(self, rows: Sequence[Any], weights: Tensor) -> Any:
-        """Makes one mixed result of what came of the candidates; numbers and names pass."""
+        """Makes one mixed result of what came of the candidates; numbers and names pass.
+
+        The own data of a loss of the whole batch is the merged one, which is what everybody reads.
+        """
         if not isinstance(rows[0], Tensor):
             return rows[0]
+        if self.kind is Kind.LOSS and rows[0].ndim == 0:
+            if rows[0].is_floating_point():
+                rows = [weighted_sum(rows, weights), *rows]
+            elif self.only_totals:
+                rows = [self.of(reading), *rows]
         return make_mixed(rows, weights, self.kind, self.usage)
-
-    def merged(self, rows: Sequence[Tensor], weights: Tensor) -> Tensor:
-        """Makes one plain result of what came of the candidates."""
-        if self.kind is Kind.NUMBER or not rows[0].is_floating_point():
-            return rows[0]
-        return weighted_sum(rows, weights)
 
     def unruled(self) -> Any:
         """Runs the operation on what is read; labels of that must meet no gradient."""

@@ -68,10 +68,8 @@ def _class_loss(  # noqa: PLR0913  torch's own signature, as its arguments may b
     options["reduction"] = reduction if merges_late else "none"
     inputs, targets = call.candidates_of(input), call.candidates_of(target)
     losses = [loss(x, y, **options) for x, y in zip(inputs, targets, strict=True)]
-    if merges_late:
-        return weighted_sum(losses, call.weights)
-    weights = call.aligned_left(losses[0])
-    if reduction == "none":
+    weights = call.weights if merges_late else call.aligned_left(losses[0])
+    if merges_late or reduction == "none":
         return call.mixed(losses, weights)
     total = weighted_sum(losses, weights).sum()
     if reduction == "sum":
@@ -171,4 +169,4 @@ def _weighted_result(call: Call, results: Sequence[Any]) -> Any:
             "(reduction='none') and average them in training_step, or mix with "
             "Mixup(alpha, per_sample=False)."
         )
-    return call.merged(results, call.weights)
+    return call.mixed(results, call.weights)

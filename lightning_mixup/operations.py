@@ -29,12 +29,15 @@ __all__ = [
     "FINITENESS",
     "JOINS",
     "LOOKUPS",
+    "NUMBERS",
     "PRODUCTS",
     "READS",
     "REDUCTIONS",
     "RESHAPES",
     "SCATTERS",
+    "SIZES",
     "STRUCTURE",
+    "TALLIES",
     "joined_dim",
     "layout",
     "looked_up_dim",
@@ -116,14 +119,25 @@ REDUCTIONS = COUNTS | names("""
 # What asks for a fact, a count or a printout, or makes an unrelated tensor of the same form.
 READS = names("""
     __get__ __len__ __bool__ __int__ __float__ __index__ __contains__ __repr__ __format__
-    __array__ __dir__ item tolist numpy size dim ndimension numel nelement stride
-    storage_offset element_size data_ptr storage untyped_storage is_floating_point is_complex
-    is_signed is_contiguous is_pinned is_shared is_nonzero is_same_size is_set_to is_inference
-    is_conj is_neg get_device dim_order result_type can_cast equal allclose bincount histc unique
-    unique_consecutive unique_dim _unique _unique2 backward grad register_hook retain_grad
-    requires_grad_ zeros_like ones_like empty_like full_like rand_like randn_like randint_like
-    new_zeros new_ones new_empty new_full new_tensor new
+    __array__ __dlpack__ __dlpack_device__ __dir__ item tolist numpy shape size dim ndimension
+    numel nelement stride storage_offset element_size data_ptr storage untyped_storage
+    is_floating_point is_complex is_signed is_contiguous is_pinned is_shared is_nonzero
+    is_same_size is_set_to is_inference is_conj is_neg get_device dim_order result_type
+    can_cast equal allclose register_hook retain_grad requires_grad_ zeros_like ones_like
+    empty_like full_like rand_like randn_like randint_like new_zeros new_ones new_empty
+    new_full new_tensor new
 """)
+
+# What turns entries into numbers or arrays that no rule can follow.
+NUMBERS = names("""
+    __bool__ __int__ __float__ __index__ __contains__ __array__ __dlpack__ item tolist numpy equal
+    allclose new_tensor
+""")
+
+SIZES = names("__len__ shape size numel nelement")
+
+# Which labels there are in the batch, and how often.
+TALLIES = names("bincount histc unique unique_consecutive unique_dim _unique _unique2")
 
 # Entries of one tensor, picked by another.
 LOOKUPS = names("__getitem__ gather take_along_dim index_select one_hot take")
@@ -152,7 +166,7 @@ def name_of(func: Callable[..., Any]) -> str:
     attribute: str = getattr(getattr(func, "__self__", None), "__name__", name)
     if name == "__set__":
         return "requires_grad_" if attribute == "requires_grad" else name
-    return attribute if attribute in STRUCTURE else name
+    return attribute if attribute in STRUCTURE or attribute in SIZES else name
 
 
 def writes_in_place(name: str) -> bool:

@@ -184,7 +184,6 @@ def join(call: Call) -> Any:
 def combine_single_samples(call: Call) -> Any:
     """Losses of single samples, cut from a batch with weights per sample, can be added up."""
     adds = call.name in ("add", "sub", "__add__", "__radd__", "__sub__", "__rsub__")
-    single = all(tensor.kind is Kind.LOSS and tensor.ndim == 0 for tensor in call.live)
-    if adds and single:
+    if adds and call.only_totals:
         return call.of(reading)
     return call.refuse("combines samples that have different weights")

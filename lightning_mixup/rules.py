@@ -21,13 +21,26 @@ from lightning_mixup.operations import (
     COMPARISONS,
     FINITENESS,
     JOINS,
+    NUMBERS,
     READS,
     REDUCTIONS,
+    SIZES,
     STRUCTURE,
+    TALLIES,
     writes_in_place,
 )
 from lightning_mixup.per_sample import combine_single_samples, join, run_per_sample
-from lightning_mixup.targets import Kind, MixedTarget, is_live, plain, reading, weighted_sum
+from lightning_mixup.targets import (
+    Kind,
+    MixedTarget,
+    has_own_value,
+    is_live,
+    meet_gradient,
+    plain,
+    reading,
+    release,
+    weighted_sum,
+)
 from lightning_mixup.trees import map_together
 from lightning_mixup.writes import write
 
@@ -41,14 +54,20 @@ def run(func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any])
         NoRuleError: If there is none, and a gradient or a write is at stake.
     """
     call = Call(func, args, kwargs)
+    for tensor in call.live:
+        if tensor.requires_grad and not tensor.others[-1].requires_grad:
+            _reconnect(tensor, call)
+            return run(func, args, kwargs)
     if call.live and not torch.is_grad_enabled() and _inside(_AUTOGRAD_FUNCTIONS):
         call.refuse("is run in a custom autograd function, whose gradient nobody can follow")
     if not call.live or call.name in READS or (call.name in CASTS and not is_live(args[0])):
+        if call.name in NUMBERS or call.name in SIZES:
+            _notice(call)
+        return call.of(reading)
+    if call.per_sample and call.name in TALLIES:
         return call.of(reading)
     if _inside(_METRICS):
-        # A metric that is called, unlike one that is updated, may be the loss of float targets.
-        is_number = call.live[0].kind is Kind.NUMBER
-        call.usage.met_gradient |= is_number and torch.is_grad_enabled()
+        meet_gradient(call.live)  # unless a metric is updated, which takes no gradients
         return call.of(reading)
     gradient = _meets_gradient(call)
     call.usage.met_gradient |= gradient
@@ -61,6 +80,16 @@ def run(func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any])
 
 
 MixedTarget.rule = staticmethod(run)
+
+
+def _reconnect(tensor: MixedTarget, call: Call) -> None:
+    """Makes plain what an autograd function gave a gradient, which its candidates then lack."""
+    if not has_own_value(tensor):
+        call.refuse(
+            "is given losses of the single samples from a custom autograd function, or from a "
+            "checkpoint with use_reentrant=True instead of False"
+        )
+    release(tensor)
 
 
 def _meets_gradient(call: Call) -> bool:
@@ -77,6 +106,8 @@ def _meets_gradient(call: Call) -> bool:
 
 def _by_rule(call: Call, *, gradient: bool) -> Any:
     if any(tensor.usage is not call.usage for tensor in call.live):
+        if call.only_totals and not writes_in_place(call.name):
+            return call.of(reading)
         call.refuse("combines the labels of two mixed batches")
     if call.kwargs.get("out") is not None:
         call.refuse("writes into out=")
@@ -113,7 +144,7 @@ def _run_on_numbers(call: Call, *, gradient: bool) -> Any:
 
 
 def _run_on_labels(call: Call) -> Any:
-    if call.kind is Kind.VERDICT and call.name in REDUCTIONS:
+    if call.kind is Kind.VERDICT and call.name in REDUCTIONS and call.per_sample:
         return call.of_candidate(0)
     if call.name in JOINS:
         return join(call)
@@ -128,18 +159,10 @@ def _run_on_labels(call: Call) -> Any:
 
 
 def _once_per_batch(call: Call) -> Any:
-    """A weight per batch can wait until the result is a scalar."""
     rows = call.rows()
-    reduces = call.name not in STRUCTURE and any(tensor.ndim > 0 for tensor in call.live)
-    reduces = reduces and call.kind is not Kind.NUMBER
     if call.name == "__getitem__" and all(tensor.ndim == 0 for tensor in call.live):
         rows = [row.clone() for row in rows]  # of x[y[i]], which are views of one x
-
-    def finish(*row: Any) -> Any:
-        merges = reduces and isinstance(row[0], Tensor) and row[0].ndim == 0
-        return (call.merged if merges else call.mixed)(row, call.weights)
-
-    return map_together(finish, rows)
+    return map_together(lambda *row: call.mixed(row, call.weights), rows)
 
 
 # Who asks.
@@ -147,10 +170,26 @@ def _once_per_batch(call: Call) -> Any:
 # Metrics do more with labels than compare them (top-k, macro averages, lists), so the dominant
 # candidate is taken at their door, and at that of Lightning's own ``self.log``.
 _METRICS = ("torchmetrics", "lightning.pytorch.core.module", "pytorch_lightning.core.module")
+_NOT_USERS = ("lightning_mixup.", "torch.", "numpy.")
 _AUTOGRAD_FUNCTIONS = ("torch.autograd.function",)
 _CHECKPOINTS = ("torch.utils.checkpoint",)
 # Where a training step begins, and where torch itself runs a part of it as a function.
 _BORDERS = ("lightning_mixup.callback", *_CHECKPOINTS)
+
+
+def _notice(call: Call) -> None:
+    """Remembers where labels were read as numbers; a metric may, but a loss is not mixed then."""
+    alike = torch.equal if call.name in NUMBERS else Tensor.is_same_size
+    labels = [t for t in call.live if t.kind is Kind.LABEL or call.name in SIZES]
+    if all(alike(tensor.candidates[0], row) for tensor in labels for row in tensor.others):
+        return
+    if call.usage.read_as is not None or _inside(_METRICS):
+        return
+    frame: FrameType | None = sys._getframe(1)
+    while frame is not None and frame.f_globals.get("__name__", "").startswith(_NOT_USERS):
+        frame = frame.f_back
+    if frame is not None:
+        call.usage.read_as = call.name, frame.f_code.co_filename, frame.f_lineno
 
 
 def _inside(packages: tuple[str, ...]) -> bool:

@@ -17,6 +17,7 @@ Notation: K candidates, B samples, ``*`` any further dimensions.
 from __future__ import annotations
 
 import functools
+import weakref
 from collections.abc import Callable, Sequence
 from enum import Enum
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -33,9 +34,11 @@ __all__ = [
     "Kind",
     "MixedTarget",
     "Usage",
+    "has_own_value",
     "is_live",
     "is_lost",
     "make_mixed",
+    "meet_gradient",
     "merge",
     "plain",
     "reading",
@@ -60,17 +63,21 @@ class Usage:
 
     Attributes:
         met_gradient: Whether mixed labels met a gradient.
-        ended: Whether the step is over: what somebody kept of it then reads as a plain tensor.
+        read_as: How labels that differ were read as plain numbers, in which file and line.
+        ended: Whether the step is over.
+        turned: Plain tensors that became mixed, by a write, and are plain again when it is.
         per_sample: Whether every sample has weights of its own.
         ranking: The weights, the largest first, and the order that sorted them.
         moved: Weights of copies in another order, by what was copied and how.
     """
 
-    __slots__ = ("ended", "met_gradient", "moved", "per_sample", "ranking")
+    __slots__ = ("ended", "met_gradient", "moved", "per_sample", "ranking", "read_as", "turned")
 
     def __init__(self, *, per_sample: bool = False) -> None:
         self.met_gradient = False
+        self.read_as: tuple[str, str, int] | None = None
         self.ended = False
+        self.turned: list[weakref.ref[MixedTarget]] = []
         self.per_sample = per_sample
         self.ranking: tuple[Tensor, Tensor] | None = None
         self.moved: dict[Any, tuple[Any, list[Tensor]]] = {}
@@ -86,6 +93,16 @@ class Usage:
             self.ranking = weights.take_along_dim(order, dim=0), order
             self.per_sample = weights.ndim > 1
         return self.ranking
+
+    def end(self) -> None:
+        """Makes plain again what was written to; what else is kept reads as a plain tensor."""
+        self.ended = True
+        with torch._C.DisableTorchFunctionSubclass():
+            for reference in self.turned:
+                tensor = reference()
+                if isinstance(tensor, MixedTarget):
+                    release(tensor)
+        self.turned.clear()
 
 
 class MixedTarget(Tensor):
@@ -126,8 +143,8 @@ class MixedTarget(Tensor):
     kind: Kind
     usage: Usage
 
-    # All candidates but the tensor's own data. Candidates that alias the tensor are not kept, as
-    # torch would never free the cycle; so own data and dominant candidate can't differ, either.
+    # All candidates, or all but the dominant one where that is the tensor's own data: an alias of
+    # the tensor is not kept, as torch would never free the cycle; so they can't differ, either.
     others: tuple[Tensor, ...]
 
     lost_at: str  # the operation that had no rule, if only the own data is known
@@ -154,7 +171,7 @@ class MixedTarget(Tensor):
     @property
     def candidates(self) -> tuple[Tensor, ...]:
         r"""The targets, each of shape (B, \*), the dominant one first."""
-        if self.kind is Kind.NUMBER:
+        if has_own_value(self):
             return self.others
         with torch._C.DisableTorchFunctionSubclass():
             return (plain(self), *self.others)
@@ -168,6 +185,10 @@ class MixedTarget(Tensor):
         kwargs: dict[str, Any] | None = None,
     ) -> Any:
         """Runs an operation by the rule."""
+        if func in _DIFFERENTIATE:  # which may run a checkpointed loss again, by the rule
+            with torch.enable_grad():
+                args, kwargs = merge((args, kwargs or {}))
+            return func(*args, **kwargs)
         with torch._C.DisableTorchFunctionSubclass():
             return MixedTarget.rule(func, args, kwargs or {})
 
@@ -190,6 +211,9 @@ class MixedTarget(Tensor):
             return make_mixed, (_rows(self), self.weights, self.kind, self.usage)
 
 
+_DIFFERENTIATE = (Tensor.backward, torch.autograd.backward, torch.autograd.grad)
+
+
 def merge(tree: Any) -> Any:
     """Replaces every mixed tensor in nested lists, tuples and dicts by a plain one.
 
@@ -208,7 +232,7 @@ def merge(tree: Any) -> Any:
 
 
 def make_mixed(rows: Sequence[Tensor], weights: Tensor, kind: Kind, usage: Usage) -> MixedTarget:
-    """Makes a mixed tensor of its candidates, or of a number's own value and its candidates."""
+    """Makes a mixed tensor of its candidates, or of a value of its own and its candidates."""
     if kind is Kind.NUMBER and not rows[0].is_floating_point():
         rows, kind = rows[1:], Kind.LABEL
     made = rows[0].as_subclass(MixedTarget)
@@ -225,17 +249,20 @@ def turn_into_mixed(
     assert isinstance(tensor, MixedTarget)  # noqa: S101  it is now
     tensor.others, tensor.weights = tuple(others), weights
     tensor.kind, tensor.usage = kind, usage
+    usage.turned.append(weakref.ref(tensor))
     return tensor
 
 
-def release(tensor: Tensor) -> None:
+def release(tensor: MixedTarget) -> None:
     """Makes a mixed tensor itself plain, the reverse of `turn_into_mixed`."""
-    with torch.no_grad():
-        value = reading(tensor)
-        tensor.__class__ = Tensor
-        for name in MixedTarget.__annotations__:
-            tensor.__dict__.pop(name, None)
-        tensor.copy_(value)
+    value = reading(tensor)
+    differs = tensor.kind is Kind.LOSS and not has_own_value(tensor)
+    tensor.__class__ = Tensor  # type: ignore[assignment]
+    for name in MixedTarget.__annotations__:
+        tensor.__dict__.pop(name, None)
+    if differs:
+        with torch.no_grad():
+            tensor.copy_(value)
 
 
 def weighted_sum(rows: Sequence[Tensor], weights: Tensor) -> Tensor:
@@ -252,6 +279,18 @@ def is_live(value: Any) -> TypeIs[MixedTarget]:
     return isinstance(value, MixedTarget) and not value.usage.ended
 
 
+def has_own_value(tensor: MixedTarget) -> bool:
+    """Returns whether a tensor's own data is what its candidates come to, and none of them."""
+    return tensor.kind is Kind.NUMBER or len(tensor.others) == len(tensor.weights)
+
+
+def meet_gradient(tree: Any) -> None:
+    """Counts float targets as used by what may be their loss."""
+    for tensor in tensors_in(tree):
+        if is_live(tensor) and tensor.kind is Kind.NUMBER:
+            tensor.usage.met_gradient |= torch.is_grad_enabled()
+
+
 def is_lost(tensor: MixedTarget) -> bool:
     """Returns whether only the own data is known, as an operation without a rule leaves it."""
     return tensor.kind is Kind.UNRULED or (tensor.kind is Kind.NUMBER and not tensor.others)
@@ -266,7 +305,7 @@ def reading(tensor: Tensor) -> Tensor:
     """Returns the plain tensor that a print, a count or a metric is given."""
     if not isinstance(tensor, MixedTarget):
         return tensor
-    if tensor.kind is Kind.LOSS and tensor.is_floating_point():
+    if tensor.kind is Kind.LOSS and tensor.is_floating_point() and not has_own_value(tensor):
         return weighted_sum(tensor.candidates, tensor.weights)
     return plain(tensor)
 

@@ -14,6 +14,7 @@ from lightning_mixup.operations import CHANGES_FORM, SCATTERS, layout, writes_el
 from lightning_mixup.targets import (
     Kind,
     MixedTarget,
+    has_own_value,
     is_live,
     is_lost,
     plain,
@@ -38,6 +39,9 @@ def write(call: Call, *, gradient: bool) -> Tensor:
         call.refuse("changes the form of a tensor in place")
     if isinstance(base, MixedTarget) and base.usage.ended:
         release(base)
+    if _root(base).numel() == 1 and call.only_totals and not is_live(base):
+        written: Tensor = call.of(reading)  # a running total or a counter, which stays a number
+        return written
     if not is_live(base) and (type(base) is not Tensor or type(_root(base)) is not Tensor):
         call.refuse(f"writes into a {type(base).__name__}")
     try:
@@ -61,9 +65,9 @@ def _write_into_mixed(call: Call, base: MixedTarget) -> Tensor:
     base.weights = weights
     if base.kind is not Kind.NUMBER:
         base.kind = Kind.LOSS if call.kind is Kind.LOSS else base.kind
-    elif call.only_numbers:
+    if call.only_numbers:
         call.of(plain)
-    else:
+    elif has_own_value(base):
         plain(base).copy_(weighted_sum(base.candidates, weights))
     return base
 

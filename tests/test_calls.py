@@ -7,7 +7,7 @@ from torch.testing import assert_close
 
 from lightning_mixup import MixedTarget
 from lightning_mixup.calls import Call, NoRuleError
-from lightning_mixup.targets import Kind, Usage
+from lightning_mixup.targets import Kind, Usage, plain
 
 B, T = 4, 3
 WEIGHTS = torch.tensor([[0.9, 0.6, 0.7, 0.8], [0.1, 0.4, 0.3, 0.2]])
@@ -170,15 +170,25 @@ def test_two_that_align_at_different_places_have_no_rule():
 
 
 @RULES_OFF
-def test_a_result_is_mixed_or_merged(y):
+def test_a_result_stays_mixed(y):
     call = Call(torch.neg, (y,), {}, Kind.LOSS)
     rows = [torch.zeros(B), torch.ones(B)]
 
-    mixed, merged = call.mixed(rows, WEIGHTS), call.merged(rows, WEIGHTS)
+    mixed = call.mixed(rows, WEIGHTS)
 
     assert_close(list(mixed.candidates), rows)
     assert (mixed.kind, mixed.usage) == (Kind.LOSS, y.usage)
-    assert_close(merged, WEIGHTS[1])
+
+
+@RULES_OFF
+def test_the_data_of_a_loss_of_the_batch_is_the_merged_one(y):
+    call = Call(torch.neg, (y,), {}, Kind.LOSS)
+    rows = [torch.tensor(0.0), torch.tensor(1.0)]
+
+    mixed = call.mixed(rows, torch.tensor([0.75, 0.25]))
+
+    assert_close(list(mixed.candidates), rows)
+    assert_close(plain(mixed), torch.tensor(0.25))
 
 
 @RULES_OFF

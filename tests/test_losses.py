@@ -197,11 +197,14 @@ def test_single_precision_is_kept(per_sample):
 
 @WEIGHTS
 @pytest.mark.parametrize("loss", LOSSES.values(), ids=LOSSES)
-def test_a_loss_of_one_number_is_a_plain_tensor(loss, per_sample):
+def test_a_loss_of_one_number_reads_as_the_merged_one(loss, per_sample):
     x = torch.randn(BATCH, CLASSES, dtype=torch.float64, requires_grad=True)
     target = MixedTarget(candidates_of(labels()), draw_weights(per_sample=per_sample))
 
-    assert type(loss(x, target)) is torch.Tensor
+    value = loss(x, target)
+
+    assert value.item() == merge(value).item()
+    assert type(merge(value)) is torch.Tensor
 
 
 @WEIGHTS

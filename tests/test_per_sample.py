@@ -14,6 +14,7 @@ from torch.nn import functional as F
 from torch.testing import assert_close
 
 from lightning_mixup import MixedTarget, merge
+from lightning_mixup.targets import weighted_sum
 
 CENTERS = torch.arange(16.0, dtype=torch.float64).reshape(CLASSES, CLASSES).sin()
 
@@ -194,10 +195,10 @@ def test_the_entries_of_a_label_in_another_type_read_as_the_dominant_ones():
 
 
 @pytest.mark.parametrize("per_sample", [False, True], ids=["per_batch", "per_sample"])
-def test_the_loss_of_a_single_sample_is_plain(per_sample):
+def test_the_loss_of_a_single_sample_reads_as_the_mixture(per_sample):
     x, (target, _) = torch.randn(BATCH, CLASSES), make_target(labels(), per_sample=per_sample)
 
     loss = no_reduction(x[:1], target[:1]).mean()
 
-    assert type(loss) is torch.Tensor
-    assert_close(loss, F.cross_entropy(x[0], target[0]))
+    expected = [F.cross_entropy(x[0], y[0]) for y in target.candidates]
+    assert_close(loss.item(), weighted_sum(expected, target[0].weights).item())

@@ -323,6 +323,197 @@ def test_a_loss_takes_nothing_from_the_device(loss, per_sample, monkeypatch):
     assert x.grad.device.type == "meta"
 
 
+# Losses of the whole batch, which stay mixed until the step returns them.
+
+
+def focal_of_mean(x, y):
+    ce = F.cross_entropy(x, y)
+    return (1 - (-ce).exp()) ** 2 * ce
+
+
+def mean_where_wrong(x, y):
+    wrong = (x.argmax(1) != y).float()
+    return (no_reduction(x, y) * wrong).sum() / wrong.sum()
+
+
+def mean_by_counts(x, y):
+    positive = (y == 1).double()
+    return (x[:, 0] * positive).sum() / positive.sum() - (x[:, 1] * positive).mean() ** 2
+
+
+def dice_of_the_batch(x, y):
+    p, t = x.softmax(1), F.one_hot(y, CLASSES).to(x)
+    return 1 - (2 * (p * t).sum() + 1) / (p.sum() + t.sum() + 1)
+
+
+def wrong_by_class_count(x, y):
+    weight = 1 / (torch.bincount(y[x.argmax(1) != y], minlength=CLASSES) + 1.0)
+    return (weight.to(x)[y] * no_reduction(x, y)).mean()
+
+
+OF_THE_BATCH = {
+    "focal of the mean": focal_of_mean,
+    "mean over wrong predictions": mean_where_wrong,
+    "mean over one class": mean_by_counts,
+    "Dice": dice_of_the_batch,
+    "weights of counted labels": wrong_by_class_count,
+    "root": lambda x, y: F.cross_entropy(x, y).sqrt(),
+    "flooding": lambda x, y: (F.cross_entropy(x, y) - 1.5).abs() + 1.5,
+    "in place": lambda x, y: F.cross_entropy(x, y).mul_(0.5).pow(2),
+    "two of them": lambda x, y: F.cross_entropy(x, y) * F.multi_margin_loss(x, y),
+    "a list": lambda x, y: torch.stack([F.cross_entropy(x, y), x.mean()]).prod(),
+    "a branch": lambda x, y: torch.where(y.sum() > 0, F.cross_entropy(x, y), x.sum()),
+    "clamped": lambda x, y: torch.clamp(F.cross_entropy(x, y), max=1.6) ** 2,
+}
+
+
+@pytest.mark.parametrize("loss", OF_THE_BATCH.values(), ids=OF_THE_BATCH)
+def test_a_function_of_the_whole_batch_is_the_mixture_for_one_weight(loss):
+    assert_mixture(loss, labels(), per_sample=False)
+
+
+def mixed_loss():
+    x = torch.randn(BATCH, CLASSES, dtype=torch.float64, requires_grad=True)
+    target, _ = make_target(labels(), per_sample=False)
+    return x, F.cross_entropy(x, target)
+
+
+@pytest.mark.parametrize(
+    "read",
+    [
+        lambda loss: loss.item(),
+        lambda loss: float(loss.detach()),
+        lambda loss: loss.detach().cpu().numpy(),
+        lambda loss: torch.isclose(loss, merge(loss)).item() * merge(loss).item(),
+        lambda loss: float(f"{loss:.17f}"),
+        lambda loss: torch.zeros((), dtype=torch.float64).add_(loss.detach()).item(),
+        lambda loss: torch.zeros(1, dtype=torch.float64).add_(loss.detach()).item(),
+    ],
+    ids=["item", "float", "numpy", "isclose", "format", "total", "total (1,)"],
+)
+def test_a_loss_of_the_batch_reads_as_the_merged_one(read):
+    _, loss = mixed_loss()
+
+    assert read(loss) == pytest.approx(merge(loss).item(), rel=1e-15)
+
+
+@pytest.mark.parametrize("limit", [-0.01, 0.01])
+def test_a_branch_on_a_loss_asks_the_merged_one(limit):
+    _, loss = mixed_loss()
+    value = merge(loss).item()
+
+    assert bool(loss > value + limit) == (limit < 0)
+    assert not torch.isnan(loss)
+    assert torch.isfinite(loss).all()
+
+
+@pytest.mark.parametrize(
+    "differentiate",
+    [
+        lambda loss, x: loss.backward() or x.grad,
+        lambda loss, x: torch.autograd.backward(loss) or x.grad,
+        lambda loss, x: torch.autograd.backward([loss]) or x.grad,
+        lambda loss, x: torch.autograd.grad(loss, x)[0],
+        lambda loss, x: torch.autograd.grad(loss, x, create_graph=True)[0],
+    ],
+    ids=["backward", "autograd.backward", "autograd.backward of a list", "grad", "create_graph"],
+)
+def test_a_loss_of_the_batch_is_differentiated_like_a_plain_one(differentiate):
+    x, loss = mixed_loss()
+    expected = torch.autograd.grad(merge(loss), x, retain_graph=True)[0]
+
+    assert_close(differentiate(loss, x), expected)
+
+
+def test_losses_of_two_batches_add_up_as_numbers():
+    (_, one), (_, other) = mixed_loss(), mixed_loss()
+    expected = merge(one) + merge(other)
+
+    total = one + other
+
+    assert type(total) is torch.Tensor
+    assert_close(total, expected)
+
+
+def test_a_running_total_and_a_counter_stay_plain():
+    _, loss = mixed_loss()
+    target, best = make_target(labels(), per_sample=False)
+    total, hits = torch.zeros(()), torch.zeros(1, dtype=torch.long)
+
+    total += loss.detach()
+    hits += (target == best).sum()
+
+    assert type(total) is type(hits) is torch.Tensor
+    assert hits.item() == BATCH
+
+
+def test_what_was_written_to_by_label_is_plain_when_the_step_is_over():
+    usage = Usage()
+    target, best = make_target(labels(), per_sample=False, usage=usage)
+    confusion = torch.zeros(CLASSES, CLASSES)
+
+    confusion[best, target] += 1
+    usage.end()
+
+    assert type(confusion) is torch.Tensor
+    assert_close(confusion, (F.one_hot(best, CLASSES).sum(0) > 0).float().diag())
+
+
+# Labels that are read as numbers.
+
+
+def differing_target(usage):
+    return MixedTarget(
+        [torch.tensor([0, 1, 2]), torch.tensor([1, 1, 0])], torch.tensor([0.6, 0.4]), usage
+    )
+
+
+@pytest.mark.parametrize(
+    "read",
+    [
+        lambda y: y.tolist(),
+        lambda y: y[0].item(),
+        lambda y: y.cpu().numpy(),
+        lambda y: np.asarray(y),
+        lambda y: int(y[2]),
+        lambda y: bool(y[0] == 1),
+        lambda y: [10, 20, 30][y[2]],
+        lambda y: len(torch.zeros(3)[y == 1]),
+    ],
+    ids=["tolist", "item", "numpy", "asarray", "int", "branch", "index", "length"],
+)
+def test_reading_labels_as_numbers_is_noticed_where_it_happens(read):
+    usage = Usage()
+
+    read(differing_target(usage))
+
+    _, file, line = usage.read_as
+    assert file == read.__code__.co_filename == __file__
+    assert line == read.__code__.co_firstlineno
+
+
+@pytest.mark.parametrize(
+    "read",
+    [
+        lambda y: y[1].item(),
+        lambda y: (y == torch.tensor([0, 0, 0])).sum().item(),
+        lambda y: y.shape[0] + len(y) + y.numel(),
+        lambda y: bool((y >= 0).all()),
+        lambda y: f"{y}",
+        lambda y: accuracy(torch.tensor([0, 1, 1]), y, task="multiclass", num_classes=3),
+        lambda y: F.cross_entropy(torch.randn(3, 3), y).item(),
+        lambda y: y[:2].max().item(),
+    ],
+    ids=["alike", "matches", "shape", "all alike", "print", "metric", "loss", "maximum"],
+)
+def test_reading_what_labels_agree_on_or_what_counts_them_is_no_news(read):
+    usage = Usage()
+
+    read(differing_target(usage))
+
+    assert usage.read_as is None
+
+
 # Several targets.
 
 
@@ -641,8 +832,17 @@ def test_a_checkpointed_loss_is_the_mixture(use_reentrant, per_sample):
     expected = torch.autograd.grad(focal_of_gather(x, copy.deepcopy(target)), x)[0]
     target.usage.met_gradient = False
 
-    checkpointed = loss(x, target)
+    checkpointed = 2 * loss(x, target)
 
     assert target.usage.met_gradient
     checkpointed.backward()
-    assert_close(x.grad, expected)
+    assert_close(x.grad, 2 * expected)
+
+
+def test_losses_per_sample_from_a_reentrant_checkpoint_are_refused():
+    x = torch.randn(BATCH, CLASSES, requires_grad=True)
+    target, _ = make_target(labels(), per_sample=False)
+    losses = checkpoint(no_reduction, x, target, use_reentrant=True)
+
+    with pytest.raises(RuntimeError, match=r"mean\(\): .* use_reentrant=True instead of False"):
+        losses.mean()
