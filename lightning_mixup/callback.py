@@ -7,7 +7,9 @@ it; here is only the order of events.
 
 from __future__ import annotations
 
+import functools
 import inspect
+import warnings
 from collections.abc import Callable
 from numbers import Integral
 from typing import Any
@@ -16,6 +18,7 @@ import numpy as np
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_info
+from torchmetrics import Metric
 
 from lightning_mixup.arguments import (
     check_probability,
@@ -32,6 +35,7 @@ from lightning_mixup.batch import (
     name_of_path,
     replace_entries,
 )
+from lightning_mixup.doors import gather_plainly, update_plainly
 from lightning_mixup.interception import Interception, without_module
 from lightning_mixup.losses import evaluate_per_candidate
 from lightning_mixup.monitor import CalibrationMonitor
@@ -87,6 +91,7 @@ class MixupCallback(Callback):
     _entries: Entries | None
     _batch_number: int | None  # for which the mix was drawn
     _announced: bool
+    _told: bool  # of labels that were read as numbers
 
     def __init__(  # noqa: PLR0913  all but the first by keyword, each one decision
         self,
@@ -155,14 +160,19 @@ class MixupCallback(Callback):
             return self._run_step(trainer, method, args, kwargs)
 
         self._interceptions.append(Interception(pl_module, "training_step", step))
+        self._interceptions.append(Interception(pl_module, "all_gather", gather_plainly))
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Finds the named loss, which ``configure_model`` may have made."""
+        """Finds the named loss and the metrics, which ``configure_model`` may have made."""
         if not self._mixes:
             rank_zero_info(f"{self!r} mixes nothing.")
         if self.loss is not None:
             criterion = find_module(pl_module, self.loss)
             self._interceptions.append(Interception(criterion, "forward", evaluate_per_candidate))
+        for metric in pl_module.modules():
+            if isinstance(metric, Metric):
+                update = functools.partial(update_plainly, metric)
+                self._interceptions.append(Interception(metric, "update", update))
         self._report("on_fit_start", trainer, pl_module)
 
     def on_train_batch_start(
@@ -263,6 +273,9 @@ class MixupCallback(Callback):
         module = trainer.lightning_module
         if not (output is None and module.automatic_optimization):  # which skips the step
             _check_use(module, self._entries, usage)
+        if usage.read_as is not None and not self._told and trainer.is_global_zero:
+            self._told = True
+            _warn_of_reading(*usage.read_as)
         return merge(output)
 
     def _announce(self, entries: Entries) -> None:
@@ -275,7 +288,7 @@ class MixupCallback(Callback):
 
     def _end_step(self) -> None:
         for usage in self._usages:
-            usage.ended = True
+            usage.end()
         self._usages.clear()
         self.mix = None
 
@@ -321,7 +334,7 @@ class MixupCallback(Callback):
 def _at_rest() -> dict[str, Any]:
     """Returns what a callback holds outside of a fit."""
     nothing: dict[str, Any] = dict.fromkeys(("mix", "_entries", "_batch_number"))
-    return {**nothing, "_interceptions": [], "_usages": [], "_announced": False}
+    return {**nothing, "_interceptions": [], "_usages": [], "_announced": False, "_told": False}
 
 
 def _batch_number(trainer: Trainer) -> int:
@@ -353,6 +366,16 @@ def _check_use(module: LightningModule, entries: Entries, usage: Usage) -> None:
         "the loss is fused or a custom autograd function, or reads labels as numbers (.item(), "
         ".numpy()), put it into a submodule and name that, loss='criterion'."
     )
+
+
+def _warn_of_reading(operation: str, file: str, line: int) -> None:
+    """Warns at the line where labels were read as numbers."""
+    message = (
+        f"training_step reads mixed labels as plain numbers here, by {operation}(), and is given "
+        "the dominant label of each sample. That is right for a metric. Should a loss depend on "
+        "these numbers, put it into a submodule and name that, MixupCallback(loss='criterion')."
+    )
+    warnings.warn_explicit(message, UserWarning, file, line)
 
 
 def _monitor_from(calibration: bool | CalibrationMonitor) -> CalibrationMonitor | None:  # noqa: FBT001

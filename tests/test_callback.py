@@ -20,6 +20,7 @@ from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 from torch.utils.checkpoint import checkpoint
 from torch.utils.data import DataLoader, TensorDataset
+from torchmetrics import Metric
 from torchmetrics.functional import accuracy
 from zoo import CLASSES, FEATURES, Classifier, make_loader, parameters_of
 
@@ -283,6 +284,25 @@ def test_a_loss_of_labels_read_as_numbers_is_refused(make_trainer):
 
     with pytest.raises(RuntimeError, match=r"reads labels as numbers \(.item\(\), .numpy\(\)\)"):
         make_trainer(callbacks=[MixupCallback()]).fit(Reads(), make_loader())
+
+
+class BranchesOnLabels(Classifier):
+    def training_step(self, batch, batch_idx):
+        x, y = batch
+        loss = self.loss(self(x), y)
+        return loss if y[0] == 1 else 2 * loss  # read here
+
+
+def test_labels_read_as_numbers_beside_a_loss_are_warned_of_once_at_their_line(make_trainer):
+    trainer = make_trainer(callbacks=[MixupCallback(1.0)], max_epochs=2)
+
+    with pytest.warns(UserWarning, match=r"reads mixed labels .* by __bool__\(\)") as warned:
+        trainer.fit(BranchesOnLabels(), make_loader())
+
+    (warning,) = (w for w in warned if "mixed labels" in str(w.message))
+    assert warning.filename == __file__
+    line = inspect.getsource(inspect.getmodule(BranchesOnLabels)).splitlines()[warning.lineno - 1]
+    assert line.endswith("# read here")
 
 
 class WithTwoLosses(WithCustomLoss):
@@ -622,6 +642,58 @@ def test_what_a_module_keeps_of_its_labels_is_plain_after_the_step(make_trainer)
 
     assert type(module.together) is torch.Tensor
     assert module.together.shape == (64,)
+
+
+class KeepsLabels(Metric):
+    def __init__(self):
+        super().__init__()
+        self.add_state("labels", [])
+
+    def update(self, labels):
+        self.labels.append(labels)
+
+    def compute(self):
+        return torch.cat(self.labels).double().mean()
+
+
+def test_a_metric_of_the_modules_own_keeps_plain_labels_already_in_the_step(make_trainer):
+    class Keeper(Classifier):
+        def __init__(self):
+            super().__init__()
+            self.metrics = nn.ModuleDict({"kept": KeepsLabels()})
+            self.kinds = set()
+
+        def training_step(self, batch, batch_idx):
+            x, y = batch
+            self.metrics["kept"].update(y)
+            self.kinds.update(map(type, self.metrics["kept"].labels))
+            return self.loss(self(x), y)
+
+    module = Keeper()
+    before = module.metrics["kept"].update
+
+    make_trainer(callbacks=[MixupCallback(1.0)]).fit(module, make_loader())
+
+    assert module.kinds == {torch.Tensor}
+    assert module.metrics["kept"].update is before
+
+
+def test_a_buffer_that_counts_by_label_is_plain_after_the_step(make_trainer):
+    class Counts(Classifier):
+        def __init__(self):
+            super().__init__()
+            self.register_buffer("confusion", torch.zeros(CLASSES, CLASSES))
+
+        def training_step(self, batch, batch_idx):
+            x, y = batch
+            self.confusion[y, self(x).argmax(dim=1)] += 1
+            return self.loss(self(x), y)
+
+    module = Counts()
+
+    make_trainer(callbacks=[MixupCallback(1.0)]).fit(module, make_loader())
+
+    assert type(module.confusion) is torch.Tensor
 
 
 def test_what_a_step_returns_is_plain(make_trainer):

@@ -22,6 +22,7 @@ ORDER = [
     "writes",
     "per_sample",
     "rules",
+    "doors",
     "partners",
     "blend",
     "recipes",

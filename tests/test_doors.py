@@ -1,0 +1,80 @@
+"""Tests for lightning_mixup.doors."""
+
+import pytest
+import torch
+from torch import distributed
+from torchmetrics import MeanSquaredError, Metric
+from torchmetrics.classification import MulticlassAUROC
+
+from lightning_mixup import MixedTarget
+from lightning_mixup.doors import gather_plainly, update_plainly
+
+LABELS = [torch.tensor([0, 1, 2]), torch.tensor([1, 1, 0])]
+WEIGHTS = torch.tensor([0.4, 0.6])
+
+
+class Keeping(Metric):
+    """Keeps its targets as they come."""
+
+    def __init__(self):
+        super().__init__()
+        self.add_state("targets", [])
+
+    def update(self, target):
+        self.targets.append(target)
+
+    def compute(self):
+        return torch.cat(self.targets)
+
+
+def test_a_metrics_state_holds_the_dominant_labels():
+    metric, target = Keeping(), MixedTarget(LABELS, WEIGHTS)
+
+    update_plainly(metric, metric.update, (), {"target": target})
+
+    assert [type(kept) for kept in metric.targets] == [torch.Tensor]
+    assert metric.compute().tolist() == [1, 1, 0]
+
+
+def test_a_torchmetrics_state_holds_the_dominant_labels():
+    metric, target = MulticlassAUROC(3), MixedTarget(LABELS, WEIGHTS)
+
+    update_plainly(metric, metric.update, (torch.rand(3, 3), target), {})
+
+    assert [type(kept) for kept in metric.target] == [torch.Tensor]
+
+
+@pytest.mark.parametrize("called", [True, False])
+def test_a_metric_that_is_called_may_be_the_loss_of_float_targets(called):
+    metric, target = MeanSquaredError(), MixedTarget([y.float() for y in LABELS], WEIGHTS)
+    metric._enable_grad = called
+
+    update_plainly(metric, metric.update, (torch.rand(3), target), {})
+
+    assert target.usage.met_gradient is called
+
+
+def test_without_ranks_gathering_is_left_alone():
+    target = MixedTarget(LABELS, WEIGHTS)
+
+    gathered = gather_plainly(lambda tensor: tensor, (target,), {})
+
+    assert gathered.tolist() == [1, 1, 0]
+
+
+def test_gathering_labels_of_several_ranks_is_refused(monkeypatch):
+    monkeypatch.setattr(distributed, "is_initialized", lambda: True)
+    target = MixedTarget(LABELS, WEIGHTS)
+
+    with pytest.raises(RuntimeError, match="gathers labels, which every rank mixes by weights"):
+        gather_plainly(lambda tensor: tensor, (target,), {})
+
+
+def test_losses_of_several_ranks_are_gathered(monkeypatch):
+    monkeypatch.setattr(distributed, "is_initialized", lambda: True)
+    loss = torch.nn.functional.cross_entropy(torch.randn(3, 3), MixedTarget(LABELS, WEIGHTS))
+
+    gathered = gather_plainly(lambda tensor: tensor, (loss,), {})
+
+    assert type(gathered) is torch.Tensor
+    assert gathered.item() == loss.item()
