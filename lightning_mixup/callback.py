@@ -7,7 +7,6 @@ it; here is only the order of events.
 
 from __future__ import annotations
 
-import functools
 import inspect
 import warnings
 from collections.abc import Callable
@@ -18,7 +17,6 @@ import numpy as np
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_info
-from torchmetrics import Metric
 
 from lightning_mixup.arguments import (
     check_probability,
@@ -35,7 +33,7 @@ from lightning_mixup.batch import (
     name_of_path,
     replace_entries,
 )
-from lightning_mixup.doors import gather_plainly, update_plainly
+from lightning_mixup.doors import gather_plainly, guard_metrics
 from lightning_mixup.interception import Interception, without_module
 from lightning_mixup.losses import evaluate_per_candidate
 from lightning_mixup.monitor import CalibrationMonitor
@@ -169,10 +167,7 @@ class MixupCallback(Callback):
         if self.loss is not None:
             criterion = find_module(pl_module, self.loss)
             self._interceptions.append(Interception(criterion, "forward", evaluate_per_candidate))
-        for metric in pl_module.modules():
-            if isinstance(metric, Metric):
-                update = functools.partial(update_plainly, metric)
-                self._interceptions.append(Interception(metric, "update", update))
+        self._interceptions += guard_metrics(pl_module)
         self._report("on_fit_start", trainer, pl_module)
 
     def on_train_batch_start(

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
 
+import torch
 from torch import Tensor
 
-from lightning_mixup.operations import layout, name_of
+from lightning_mixup.operations import name_of, same_layout
 from lightning_mixup.targets import (
     Kind,
     Usage,
@@ -18,7 +19,7 @@ from lightning_mixup.targets import (
     reading,
     weighted_sum,
 )
-from lightning_mixup.trees import map_tensors, tensors_in
+from lightning_mixup.trees import map_tensors, map_together, tensors_in
 
 __all__ = ["Call", "NoRuleError"]
 
@@ -73,12 +74,17 @@ class Call:
     def same_samples(self) -> bool:
         """Whether all mixed arguments belong to the same samples in the same order."""
         first, *others = (tensor.weights for tensor in self.live)
-        return all(other is first or layout(other) == layout(first) for other in others)
+        return all(other is first or same_layout(other, first) for other in others)
 
     @property
     def only_numbers(self) -> bool:
         """Whether all mixed arguments are float targets."""
         return all(tensor.kind is Kind.NUMBER for tensor in self.live)
+
+    @property
+    def settled(self) -> bool:
+        """Whether all mixed arguments are merged already."""
+        return len(self.weights) == 1
 
     @property
     def only_totals(self) -> bool:
@@ -104,9 +110,14 @@ class Call:
         return tensor.candidates if is_live(tensor) else [plain(tensor)] * len(self.weights)
 
     def rows(self) -> list[Any]:
-        """Runs the operation on each candidate; for a number, on its own value first."""
-        own = [self.of(plain)] if self.kind is Kind.NUMBER else []
-        return own + [self.of_candidate(k) for k in range(len(self.weights))]
+        """Runs the operation on each candidate, and first on an own value where there is one."""
+        rows = [self.of_candidate(k) for k in range(len(self.weights))]
+        if self.kind is not Kind.NUMBER and not self.settled:
+            return rows
+        own = self.of(plain)
+        if self.settled:
+            rows = [map_together(_in_precision_of, (own, rows[0]))]
+        return rows if self.kind is Kind.LOSS else [own, *rows]
 
     def mixed(self, rows: Sequence[Any], weights: Tensor) -> Any:
         """Makes one mixed result of what came of the candidates; numbers and names pass.
@@ -115,8 +126,10 @@ class Call:
         """
         if not isinstance(rows[0], Tensor):
             return rows[0]
+        if rows[0].layout is not torch.strided:
+            self.refuse("makes a sparse tensor")
         if self.kind is Kind.LOSS and rows[0].ndim == 0:
-            if rows[0].is_floating_point():
+            if rows[0].is_floating_point() or rows[0].is_complex():
                 rows = [weighted_sum(rows, weights), *rows]
             elif self.only_totals:
                 rows = [self.of(reading), *rows]
@@ -124,12 +137,17 @@ class Call:
 
     def unruled(self) -> Any:
         """Runs the operation on what is read; labels of that must meet no gradient."""
+        storages = {tensor.untyped_storage()._cdata for tensor in self.live}
 
         def lose(tensor: Tensor) -> Tensor:
+            if tensor.layout is not torch.strided:
+                self.refuse("makes a sparse tensor")
             is_number = self.only_numbers and tensor.is_floating_point()
             kind = Kind.NUMBER if is_number else Kind.UNRULED
             made = make_mixed([tensor], self.weights, kind, self.usage)
             made.lost_at = self.lost_at
+            if tensor.untyped_storage()._cdata not in storages:
+                self.usage.keep(made)
             return made
 
         return map_tensors(self.of(reading), lose)
@@ -166,7 +184,9 @@ class Call:
         alike = all(other == first for other in others) and self.same_samples
         if not fits or not alike or len(first) > result.ndim:
             self.refuse("combines samples that have different weights")
-        return self.weights.reshape(len(self.weights), *first)
+        weights = self.weights
+        kept = list(weights.shape[1:]) == first
+        return weights if kept else weights.reshape(len(weights), *first)
 
     def refuse(self, reason: str) -> NoReturn:
         """Raises, with the ways out.
@@ -183,3 +203,8 @@ class Call:
             "evaluated once per candidate label; or pass targets=None if these labels need no "
             "mixing."
         )
+
+
+def _in_precision_of(own: Any, row: Any) -> Any:
+    """A merged count is a double, which must not make one of the loss that it divides."""
+    return row.to(own.dtype) if isinstance(own, Tensor) and own.is_floating_point() else row

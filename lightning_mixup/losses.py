@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from lightning_mixup.calls import Call
-from lightning_mixup.operations import names, signature_of
+from lightning_mixup.operations import names, parameters_of
 from lightning_mixup.targets import Kind, is_live, plain, weighted_sum
 from lightning_mixup.trees import map_together
 
@@ -19,7 +19,6 @@ __all__ = [
     "is_class_loss",
     "run_class_loss",
     "run_reduced_loss",
-    "takes_reduction",
 ]
 
 # Their mean is the mean of what ``reduction="none"`` gives, whatever the labels.
@@ -28,6 +27,11 @@ _PLAIN_MEANS = names("""
     gaussian_nll_loss hinge_embedding_loss huber_loss kl_div l1_loss margin_ranking_loss mse_loss
     multi_margin_loss multilabel_margin_loss multilabel_soft_margin_loss poisson_nll_loss
     smooth_l1_loss soft_margin_loss triplet_margin_loss triplet_margin_with_distance_loss
+""")
+# Of each entry, with broadcasting; the others give one loss for each sample.
+_ELEMENTWISE = names("""
+    binary_cross_entropy binary_cross_entropy_with_logits gaussian_nll_loss hinge_embedding_loss
+    huber_loss kl_div l1_loss mse_loss poisson_nll_loss smooth_l1_loss soft_margin_loss
 """)
 _MEANS_BY_WEIGHT = names("l1_loss mse_loss")  # if they are given any
 
@@ -82,7 +86,7 @@ def _class_weights(labels: Tensor, weight: Tensor | None, ignore_index: int) -> 
     counted = labels != ignore_index
     if weight is None:
         return counted
-    return weight[labels.masked_fill(~counted, 0)] * counted
+    return weight[labels.long().masked_fill(~counted, 0)] * counted
 
 
 def _modern_reduction(size_average: bool | None, reduce: bool | None, reduction: str) -> str:  # noqa: FBT001
@@ -91,28 +95,22 @@ def _modern_reduction(size_average: bool | None, reduce: bool | None, reduction:
     return "none" if reduce is False else "sum" if size_average is False else "mean"
 
 
-def takes_reduction(call: Call) -> bool:
-    """Returns whether an operation is a loss that reduces the batch itself."""
-    signature = signature_of(call.func)
-    return signature is not None and "reduction" in signature.parameters
-
-
 def run_reduced_loss(call: Call) -> Any:
     """With weights per sample: a loss per sample first, then weighted, then reduced."""
-    signature = signature_of(call.func)
-    assert signature is not None  # noqa: S101  the caller has seen its parameters
-    given = signature.bind(*call.args, **call.kwargs)
-    given.apply_defaults()
-    options = given.arguments
+    defaults = dict(parameters_of(call.func))
+    options = {**defaults, **dict(zip(defaults, call.args, strict=False)), **call.kwargs}
     reduction = _modern_reduction(
         options.pop("size_average", None), options.pop("reduce", None), options["reduction"]
     )
     by_weight = call.name in _MEANS_BY_WEIGHT and options.get("weight") is not None
     if reduction == "mean" and (by_weight or call.name not in _PLAIN_MEANS):
         call.refuse("divides by more than the number of samples")
+    if call.name not in _ELEMENTWISE and is_live(options.get("weight")):
+        call.refuse("is given class weights that differ by sample")
     single = Call(call.func, (), {**options, "reduction": "none"}, call.kind)
     losses = single.rows()
-    weights = single.aligned_left(losses[0])
+    align = single.aligned_right if call.name in _ELEMENTWISE else single.aligned_left
+    weights = align(losses[0])
     if reduction == "none":
         return single.mixed(losses, weights)
     total = weighted_sum(losses, weights)

@@ -21,31 +21,38 @@ from torch import Tensor
 __all__ = [
     "BATCH_SUMS",
     "CASTS",
-    "CHANGES_FORM",
     "COMPARISONS",
     "COPIES",
-    "COUNTS",
+    "DISTANCES",
     "ELEMENTWISE",
+    "FACTS",
     "FINITENESS",
     "JOINS",
     "LOOKUPS",
     "NUMBERS",
+    "PRINTS",
     "PRODUCTS",
-    "READS",
     "REDUCTIONS",
     "RESHAPES",
+    "RESIZES",
     "SCATTERS",
     "SIZES",
     "STRUCTURE",
     "TALLIES",
+    "VIEWS_IN_PLACE",
+    "is_asked_in_place",
+    "is_sum_of_sizes",
     "joined_dim",
     "layout",
-    "looked_up_dim",
+    "looks_up_samples",
     "name_of",
     "names",
+    "parameters_of",
     "reduced_dims",
-    "signature_of",
+    "same_layout",
+    "takes_reduction",
     "weights_after",
+    "whole",
     "writes_elementwise",
     "writes_in_place",
 ]
@@ -62,7 +69,8 @@ CASTS = names("to type_as view_as reshape_as expand_as")
 # Same shape, same order of samples: weights stay as they are.
 SAME_SHAPE = names("""
     clone contiguous detach data to type type_as cpu cuda long int short byte char bool float
-    double half bfloat16 pin_memory conj resolve_conj
+    double half bfloat16 cdouble cfloat pin_memory conj conj_physical resolve_conj resolve_neg
+    to_dense
 """)
 
 RESHAPES = names("view reshape flatten unflatten view_as reshape_as ravel")
@@ -70,7 +78,8 @@ RESHAPES = names("view reshape flatten unflatten view_as reshape_as ravel")
 _VIEWS = names("""
     squeeze unsqueeze transpose permute movedim moveaxis swapaxes swapdims t T mT H mH adjoint
     narrow select expand expand_as broadcast_to chunk split tensor_split hsplit vsplit dsplit
-    split_with_sizes unbind diagonal unfold atleast_1d atleast_2d atleast_3d
+    split_with_sizes unsafe_chunk unsafe_split unsafe_split_with_sizes unbind diagonal atleast_1d
+    atleast_2d atleast_3d
 """)
 
 # Copies whose last dimensions come each from one of the source.
@@ -97,9 +106,11 @@ ELEMENTWISE = COMPARISONS | names("""
     logical_xor bitwise_and bitwise_or bitwise_not bitwise_xor neg negative positive abs absolute
     sign sgn exp exp2 expm1 log log2 log10 log1p logaddexp xlogy square sqrt rsqrt reciprocal round
     floor ceil trunc frac sin cos tan asin acos atan arcsin arccos arctan sinh cosh tanh erf erfc
-    sigmoid logit logsigmoid relu relu6 leaky_relu elu selu gelu silu softplus hardtanh hardsigmoid
-    clamp clip clamp_min clamp_max maximum minimum fmax fmin where lerp addcmul addcdiv hypot atan2
-    masked_fill nan_to_num isnan isinf isfinite isposinf isneginf heaviside
+    sigmoid expit logit log_sigmoid relu relu6 leaky_relu elu selu celu gelu silu mish softplus
+    softsign tanhshrink hardtanh hardsigmoid hardswish lgamma gammaln digamma entr xlog1py clamp
+    clip clamp_min clamp_max maximum minimum fmax fmin where lerp addcmul addcdiv hypot atan2
+    masked_fill dropout nan_to_num isnan isinf isfinite isposinf isneginf heaviside threshold rrelu
+    alpha_dropout feature_alpha_dropout feature_dropout
 """)
 
 # Whether a number is one.
@@ -108,33 +119,33 @@ FINITENESS = names("isnan isinf isfinite isposinf isneginf")
 # Linear in the entries, so candidates may be merged before.
 BATCH_SUMS = names("sum mean nansum nanmean")
 
-# Of integers, these say how many.
-COUNTS = BATCH_SUMS | names("any all count_nonzero")
-
-REDUCTIONS = COUNTS | names("""
-    amax amin max min prod logsumexp norm std var argmax argmin median
-    softmax log_softmax softmin cumsum cumprod normalize vector_norm
+REDUCTIONS = BATCH_SUMS | names("""
+    any all count_nonzero amax amin max min prod logsumexp norm std var argmax argmin median
+    softmax log_softmax softmin cumsum cumprod normalize vector_norm topk sort argsort
 """)
 
-# What asks for a fact, a count or a printout, or makes an unrelated tensor of the same form.
-READS = names("""
-    __get__ __len__ __bool__ __int__ __float__ __index__ __contains__ __repr__ __format__
-    __array__ __dlpack__ __dlpack_device__ __dir__ item tolist numpy shape size dim ndimension
-    numel nelement stride storage_offset element_size data_ptr storage untyped_storage
-    is_floating_point is_complex is_signed is_contiguous is_pinned is_shared is_nonzero
-    is_same_size is_set_to is_inference is_conj is_neg get_device dim_order result_type
-    can_cast equal allclose register_hook retain_grad requires_grad_ zeros_like ones_like
-    empty_like full_like rand_like randn_like randint_like new_zeros new_ones new_empty
-    new_full new_tensor new
-""")
+# Of two tensors, along a dimension.
+DISTANCES = names("cosine_similarity pairwise_distance")
 
-# What turns entries into numbers or arrays that no rule can follow.
-NUMBERS = names("""
-    __bool__ __int__ __float__ __index__ __contains__ __array__ __dlpack__ item tolist numpy equal
-    allclose new_tensor
+# What asks for the form of a tensor, or makes an unrelated one of the same form.
+FACTS = names("""
+    __get__ __len__ __dir__ shape size dim ndimension numel nelement stride storage_offset
+    element_size data_ptr storage untyped_storage is_floating_point is_complex is_signed
+    is_contiguous is_pinned is_shared is_same_size is_set_to is_inference is_conj is_neg
+    get_device dim_order result_type can_cast register_hook retain_grad requires_grad_
+    zeros_like ones_like empty_like full_like rand_like randn_like randint_like new_zeros
+    new_ones new_empty new_full new is_nested _is_view
 """)
 
 SIZES = names("__len__ shape size numel nelement")
+
+# What turns entries into numbers or arrays that no rule can follow.
+NUMBERS = names("""
+    __bool__ __int__ __float__ __index__ __contains__ __array__ __dlpack__ __dlpack_device__ item
+    tolist numpy is_nonzero equal allclose new_tensor
+""")
+
+PRINTS = names("__repr__ __format__")
 
 # Which labels there are in the batch, and how often.
 TALLIES = names("bincount histc unique unique_consecutive unique_dim _unique _unique2")
@@ -143,14 +154,16 @@ TALLIES = names("bincount histc unique unique_consecutive unique_dim _unique _un
 LOOKUPS = names("__getitem__ gather take_along_dim index_select one_hot take")
 
 # Sums over the last dimension of the first and, of the second, the last but one.
-PRODUCTS = names("matmul mm bmm __matmul__")
+PRODUCTS = names("matmul mm bmm mv linear __matmul__")
 
 # Entries of one tensor, written where another says; the first argument after it is a dimension.
 SCATTERS = names("scatter scatter_add scatter_reduce")
 
-CHANGES_FORM = names("""
-    squeeze_ unsqueeze_ t_ transpose_ swapaxes_ swapdims_ resize_ resize_as_ set_ __set__
-""")
+# Views of a tensor that it becomes itself.
+VIEWS_IN_PLACE = names("squeeze_ unsqueeze_ t_ transpose_ swapaxes_ swapdims_")
+
+# What changes a tensor, but not by its entries.
+RESIZES = names("resize_ resize_as_ as_strided_ set_ __set__ detach_ module_load")
 
 _IN_PLACE_DUNDERS = names("""
     __setitem__ __iadd__ __isub__ __imul__ __itruediv__ __ifloordiv__ __imod__ __ipow__ __iand__
@@ -158,11 +171,12 @@ _IN_PLACE_DUNDERS = names("""
 """)
 
 
+@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
 def name_of(func: Callable[..., Any]) -> str:
     """Returns an operation's name; a property such as ``y.T`` has the name of the property."""
-    name = getattr(func, "__name__", type(func).__name__)
+    name: str = getattr(func, "__name__", type(func).__name__)
     if name not in ("__get__", "__set__"):
-        return name
+        return name.removeprefix("special_").removeprefix("linalg_")
     attribute: str = getattr(getattr(func, "__self__", None), "__name__", name)
     if name == "__set__":
         return "requires_grad_" if attribute == "requires_grad" else name
@@ -173,7 +187,7 @@ def writes_in_place(name: str) -> bool:
     """Returns whether an operation of this name writes into its first argument."""
     if name.endswith("__"):
         return name in _IN_PLACE_DUNDERS
-    return name.endswith("_")
+    return name.endswith("_") or name == "module_load"
 
 
 def writes_elementwise(name: str) -> bool:
@@ -181,24 +195,56 @@ def writes_elementwise(name: str) -> bool:
     return name in _IN_PLACE_DUNDERS - {"__setitem__"} or name[:-1] in ELEMENTWISE | {"copy"}
 
 
+def is_asked_in_place(
+    func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> bool:
+    """Returns whether a function is given ``inplace=True``."""
+    given = {name: value for (name, _), value in zip(parameters_of(func), args, strict=False)}
+    return bool({**given, **kwargs}.get("inplace", False))
+
+
+@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
+def parameters_of(func: Callable[..., Any]) -> tuple[tuple[str, Any], ...]:
+    """Returns the parameters of an operation written in Python, with their defaults."""
+    return _parameters_of(func)
+
+
+@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
+def takes_reduction(func: Callable[..., Any]) -> bool:
+    """Returns whether an operation is a loss that reduces the batch itself."""
+    return any(name == "reduction" for name, _ in _parameters_of(func))
+
+
 @cache
-def signature_of(func: Callable[..., Any]) -> inspect.Signature | None:
-    """Returns the signature of an operation written in Python, None for one written in C."""
+def _parameters_of(func: Callable[..., Any]) -> tuple[tuple[str, Any], ...]:
     try:
-        return inspect.signature(func)
-    except ValueError:
-        return None
+        parameters = inspect.signature(func).parameters
+    except ValueError:  # It is written in C.
+        return ()
+    return tuple((name, parameter.default) for name, parameter in parameters.items())
+
+
+# Where a reduction has its dimension, if not second, and which it has by default, if not all.
+_DIM_AT = dict.fromkeys(["norm", "normalize", "vector_norm", "cosine_similarity", "topk"], 2)
+_DEFAULT_DIM = {"normalize": 1, "cosine_similarity": 1, "pairwise_distance": -1}
+_DEFAULT_DIM |= dict.fromkeys(["topk", "sort", "argsort"], -1)
 
 
 def reduced_dims(name: str, ndim: int, args: tuple[Any, ...], kwargs: dict[str, Any]) -> set[int]:
     """Returns the dimensions that a reduction runs over, all of them where none is given."""
-    position = 2 if name in ("norm", "normalize", "vector_norm") else 1
-    dim = kwargs.get("dim", kwargs.get("axis", args[position] if len(args) > position else None))
-    if dim is None and name == "normalize":
-        dim = 1
-    if dim is None or isinstance(dim, bool) or (isinstance(dim, (list, tuple)) and not dim):
+    at = _DIM_AT.get(name, 1)
+    dim = kwargs.get("dim", kwargs.get("axis", args[at] if len(args) > at else None))
+    if dim is None or isinstance(dim, (bool, Tensor)):
+        dim = _DEFAULT_DIM.get(name)
+    if dim is None or (isinstance(dim, (list, tuple)) and not dim):
         return set(range(ndim))
     return {d % ndim for d in ((dim,) if isinstance(dim, int) else dim)} if ndim else set()
+
+
+def is_sum_of_sizes(name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
+    """Returns whether a reduction is a norm of order 1."""
+    order = kwargs.get("p", kwargs.get("ord", args[1] if len(args) > 1 else 2))
+    return name in ("norm", "vector_norm") and order == 1
 
 
 def joined_dim(args: tuple[Any, ...], kwargs: dict[str, Any]) -> int:
@@ -207,11 +253,13 @@ def joined_dim(args: tuple[Any, ...], kwargs: dict[str, Any]) -> int:
     return dim
 
 
-def looked_up_dim(name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> int | None:
-    """Returns the dimension along which entries are picked."""
+def looks_up_samples(name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
+    """Returns whether entries are picked along the first dimension, which may be the samples'."""
+    if name in ("one_hot", "take"):
+        return False
     position = 2 if name == "take_along_dim" else 1
-    dim: int | None = kwargs.get("dim", args[position] if len(args) > position else None)
-    return dim
+    dim = kwargs.get("dim", args[position] if len(args) > position else None)
+    return dim is None or dim % max(1, args[0].ndim) == 0
 
 
 def layout(weights: Tensor) -> tuple[Any, ...]:
@@ -225,6 +273,26 @@ def layout(weights: Tensor) -> tuple[Any, ...]:
     steps = zip(weights.shape, weights.stride(), strict=True)
     varying = [(size, stride) for size, stride in steps if size > 1]
     return weights.untyped_storage()._cdata, weights.storage_offset(), *varying
+
+
+def whole(weights: Tensor) -> Tensor:
+    """Returns the weights, of shape (K,), of what has a single candidate, as plain tensors have.
+
+    Example:
+        >>> whole(torch.rand(2, 8))
+        tensor([1., 0.])
+    """
+    weights = weights.new_zeros(len(weights))
+    weights[:1] = 1.0
+    return weights
+
+
+def same_layout(weights: Tensor, others: Tensor) -> bool:
+    """Returns whether weights are those of the same samples in the same order.
+
+    Where tensors have no memory yet, as Dynamo traces, that is unknown.
+    """
+    return not torch.compiler.is_compiling() and layout(weights) == layout(others)
 
 
 def weights_after(  # noqa: PLR0913  an operation, what it is applied to and what comes of it
@@ -254,7 +322,8 @@ def weights_after(  # noqa: PLR0913  an operation, what it is applied to and wha
         return [weights] * len(results)
     if name in RESHAPES:
         return [_reshaped(weights, shape, result.shape) for result in results]
-    if name in _VIEWS or (name == "__getitem__" and _is_basic_index(args[0])):
+    views = name in _VIEWS or (name == "__getitem__" and _is_basic_index(args[0]))
+    if views and not torch.compiler.is_compiling():
         moved = func(weights[0].expand(shape), *args, **kwargs)
         return [_as_moved(weights, row) for row in _pieces(moved)]
     moved = [_pieces(func(row.expand(shape), *args, **kwargs)) for row in weights]

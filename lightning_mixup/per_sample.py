@@ -7,17 +7,19 @@ needed.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from lightning_mixup.calls import Call
-from lightning_mixup.losses import run_reduced_loss, takes_reduction
+from lightning_mixup.losses import run_reduced_loss
 from lightning_mixup.operations import (
     BATCH_SUMS,
     COPIES,
-    COUNTS,
+    DISTANCES,
     ELEMENTWISE,
     LOOKUPS,
     PRODUCTS,
@@ -25,37 +27,60 @@ from lightning_mixup.operations import (
     RESHAPES,
     SCATTERS,
     STRUCTURE,
+    is_sum_of_sizes,
     joined_dim,
     layout,
-    looked_up_dim,
+    looks_up_samples,
     reduced_dims,
+    takes_reduction,
     weights_after,
+    whole,
 )
-from lightning_mixup.targets import Kind, MixedTarget, is_live, reading, weighted_sum
+from lightning_mixup.targets import Kind, MixedTarget, is_live, make_mixed, plain, weighted_sum
 from lightning_mixup.trees import fingerprint, map_together, tensors_in
 from lightning_mixup.writes import scattered_weights
 
-__all__ = ["combine_single_samples", "join", "run_per_sample"]
+__all__ = ["embed", "join", "run_per_sample"]
 
 
 def run_per_sample(call: Call) -> Any:
     """Runs an operation on each candidate, and finds the weights of its result."""
     if call.name in STRUCTURE and is_live(call.args[0]):
         return _move(call)
+    if call.name == "broadcast_tensors":
+        shape = call.of(plain)[0].shape
+        return tuple(_expanded(tensor, shape) for tensor in call.tensors)
     if call.name in LOOKUPS:
         return _look_up(call)
-    if takes_reduction(call):
+    if takes_reduction(call.func):
         return run_reduced_loss(call)
     if call.name in ELEMENTWISE or (call.name in ("max", "min") and _is_binary(call)):
         return _elementwise(call)
-    if call.name in REDUCTIONS:
+    if call.name in REDUCTIONS or call.name in DISTANCES:
         return _reduce(call)
-    if call.name in PRODUCTS:
+    if call.name in PRODUCTS and len(call.args) > 1:
         return _multiply(call)
     if call.name in SCATTERS:
         rows = call.rows()
         return call.mixed(rows, scattered_weights(call, rows[0]))
     return call.refuse("needs one weight per batch")
+
+
+def _expanded(tensor: Tensor, shape: torch.Size) -> Any:
+    if is_live(tensor):
+        return MixedTarget.rule(Tensor.expand, (tensor, shape), {})
+    return plain(tensor).expand(shape)
+
+
+def embed(call: Call) -> Any:
+    """Looks up labels in a table; a model conditioned on them sees the point in between."""
+    table = call.tensors[call.func is F.embedding]  # torch.embedding has it first
+    if call.per_sample and is_live(table):
+        call.refuse("looks up samples")
+    rows = call.rows()
+    weights = call.aligned_left(rows[0])
+    merges = table.is_floating_point() and not is_live(table)
+    return weighted_sum(rows, weights) if merges else call.mixed(rows, weights)
 
 
 def _is_binary(call: Call) -> bool:
@@ -72,6 +97,8 @@ def _elementwise(call: Call) -> Any:
 def _move(call: Call) -> Any:
     """Weights move as the entries do."""
     source = call.live[0]
+    if call.name == "repeat_interleave" and len(call.args) + len(call.kwargs) == 1:
+        call.refuse("repeats by label")
     if len(call.live) > 1:
         call.refuse("selects by label, which gives each label its own number of samples")
     rows = call.rows()
@@ -88,7 +115,7 @@ def _moved_weights(call: Call, source: MixedTarget, pieces: list[Tensor]) -> lis
         given = (pieces[0].shape,), {}
         if pieces[0].numel() != source.numel():
             call.refuse("changes the size of the entries")
-    elif call.name not in COPIES:
+    if call.name not in COPIES | RESHAPES or torch.compiler.is_compiling():
         return weights_after(call.func, call.name, shape, source.weights, pieces, *given)
     key = (call.name, shape, layout(source.weights), fingerprint(given))
     if key not in call.usage.moved:
@@ -101,7 +128,7 @@ def _look_up(call: Call) -> Any:
     """Entries of a tensor, one for each label, or one slice."""
     if call.name == "__getitem__":
         _check_index(call)
-    elif call.name != "one_hot" and looked_up_dim(call.name, call.args, call.kwargs) == 0:
+    elif looks_up_samples(call.name, call.args, call.kwargs):
         if is_live(call.args[0]):
             call.refuse("looks up samples by label")
     elif call.name == "index_select":
@@ -124,9 +151,10 @@ def _check_index(call: Call) -> None:
 
 def _multiply(call: Call) -> Any:
     """Products with a matrix, as of one-hot labels with a table of costs."""
-    source, (left, right) = call.live[0], call.args
+    source, (left, right) = call.live[0], call.args[:2]
     summed = -1 if source is left else -2
-    if len(call.live) > 1 or source.weights.shape[summed] > 1:
+    transposed = call.name == "linear" and source is not left
+    if len(call.live) > 1 or source.weights.shape[summed] > 1 or transposed:
         call.refuse("combines samples that have different weights")
     rows = call.rows()
     align = call.aligned_left if right.ndim == 1 else call.aligned_right
@@ -137,6 +165,8 @@ def _reduce(call: Call) -> Any:
     source = call.live[0]
     if len(call.live) > 1:
         call.refuse("reduces several mixed tensors at once")
+    if call.name in DISTANCES and any(t.shape != source.shape for t in call.tensors):
+        call.refuse("compares tensors of several shapes")
     dims = reduced_dims(call.name, source.ndim, call.args, call.kwargs)
     if len(dims) < source.ndim and all(source.weights.shape[1 + d] == 1 for d in dims):
         kept = [0, *(1 + d for d in range(source.ndim) if d not in dims)]
@@ -148,12 +178,28 @@ def _reduce(call: Call) -> Any:
         return map_together(finish, call.rows())
     if call.kind is Kind.NUMBER:
         call.refuse("reduces the batch")
-    if call.name in COUNTS and not source.is_floating_point():
+    if call.name in ("any", "all"):
         return call.of_candidate(0)
-    if call.name not in BATCH_SUMS:
-        call.refuse("reduces the batch by other means than a sum or a mean")
-    merged = weighted_sum(source.candidates, source.weights)
-    return call.of(lambda tensor: merged if tensor is source else tensor)
+    if call.name in BATCH_SUMS:
+        return _merge(call, source, source.candidates)
+    if is_sum_of_sizes(call.name, call.args, call.kwargs):
+        return _merge(call, source, [row.abs() for row in source.candidates])
+    return call.refuse("reduces the batch by other means than a sum or a mean")
+
+
+def _merge(call: Call, source: MixedTarget, rows: Sequence[Tensor]) -> Any:
+    """Merges at the first sum: the soft-label form, as a mixture with one candidate.
+
+    What has met no loss reads as the dominant candidate's, since it may be a metric's count.
+    """
+    if not rows[0].is_floating_point():
+        double = torch.float32 if source.device.type == "mps" else torch.float64
+        rows = [row.to(double) for row in rows]
+    merged = weighted_sum(rows, source.weights)
+    soft = call.of(lambda tensor: merged if tensor is source else tensor)
+    if call.kind is Kind.LOSS:
+        return soft
+    return make_mixed([call.of_candidate(0), soft], soft.new_ones(1), call.kind, call.usage)
 
 
 def join(call: Call) -> Any:
@@ -165,12 +211,10 @@ def join(call: Call) -> Any:
         weights = call.weights.unsqueeze(dim) if stacks and not single else call.weights
         if single or weights.shape[dim] == 1:
             return call.mixed(rows, weights)
-    whole = torch.zeros_like(call.weights.reshape(len(call.weights), -1)[:, 0])
-    whole[0] = 1.0
 
     def weights_of(tensor: Tensor) -> Tensor:
-        weights = tensor.weights if is_live(tensor) else whole
-        weights = weights.reshape(len(whole), *(weights.shape[1:] or [1] * tensor.ndim))
+        weights = tensor.weights if is_live(tensor) else whole(call.weights)
+        weights = weights.reshape(len(weights), *(weights.shape[1:] or [1] * tensor.ndim))
         if stacks:
             return weights.unsqueeze(dim)
         return weights.expand(*[-1] * dim, tensor.shape[dim - 1], *[-1] * (tensor.ndim - dim))
@@ -179,11 +223,3 @@ def join(call: Call) -> Any:
     sizes = [max(part.shape[d] for part in parts) for d in range(parts[0].ndim)]
     sizes[dim] = -1
     return call.mixed(rows, torch.cat([part.expand(sizes) for part in parts], dim))
-
-
-def combine_single_samples(call: Call) -> Any:
-    """Losses of single samples, cut from a batch with weights per sample, can be added up."""
-    adds = call.name in ("add", "sub", "__add__", "__radd__", "__sub__", "__rsub__")
-    if adds and call.only_totals:
-        return call.of(reading)
-    return call.refuse("combines samples that have different weights")

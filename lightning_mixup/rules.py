@@ -6,6 +6,7 @@ whatever it is. Weights per sample travel with the samples; `per_sample.py` says
 
 from __future__ import annotations
 
+import functools
 import sys
 from collections.abc import Callable
 from types import FrameType
@@ -15,34 +16,38 @@ import torch
 from torch import Tensor
 
 from lightning_mixup.calls import Call, NoRuleError
-from lightning_mixup.losses import is_class_loss, run_class_loss, takes_reduction
+from lightning_mixup.losses import is_class_loss, run_class_loss
+from lightning_mixup.mends import keep_variables, look_into_tuples
 from lightning_mixup.operations import (
     CASTS,
     COMPARISONS,
+    FACTS,
     FINITENESS,
     JOINS,
     NUMBERS,
-    READS,
-    REDUCTIONS,
+    PRINTS,
     SIZES,
     STRUCTURE,
     TALLIES,
+    is_asked_in_place,
+    takes_reduction,
     writes_in_place,
 )
-from lightning_mixup.per_sample import combine_single_samples, join, run_per_sample
+from lightning_mixup.per_sample import embed, join, run_per_sample
 from lightning_mixup.targets import (
     Kind,
     MixedTarget,
+    dominant,
     has_own_value,
     is_live,
     meet_gradient,
     plain,
     reading,
     release,
-    weighted_sum,
+    settled,
 )
-from lightning_mixup.trees import map_together
-from lightning_mixup.writes import write
+from lightning_mixup.trees import map_tensors, map_together
+from lightning_mixup.writes import add_up, write
 
 __all__ = ["run"]
 
@@ -54,32 +59,72 @@ def run(func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any])
         NoRuleError: If there is none, and a gradient or a write is at stake.
     """
     call = Call(func, args, kwargs)
-    for tensor in call.live:
-        if tensor.requires_grad and not tensor.others[-1].requires_grad:
-            _reconnect(tensor, call)
-            return run(func, args, kwargs)
-    if call.live and not torch.is_grad_enabled() and _inside(_AUTOGRAD_FUNCTIONS):
+    if not call.live:
+        return call.of(reading)
+    if call.name in FACTS or call.name in NUMBERS or call.name in PRINTS:
+        return _read(call)
+    simpler = _simplified(call)
+    if simpler is not None:
+        return run(func, *simpler)
+    if not torch.is_grad_enabled() and _inside(_AUTOGRAD_FUNCTIONS):
         call.refuse("is run in a custom autograd function, whose gradient nobody can follow")
-    if not call.live or call.name in READS or (call.name in CASTS and not is_live(args[0])):
-        if call.name in NUMBERS or call.name in SIZES:
-            _notice(call)
-        return call.of(reading)
-    if call.per_sample and call.name in TALLIES:
-        return call.of(reading)
-    if _inside(_METRICS):
-        meet_gradient(call.live)  # unless a metric is updated, which takes no gradients
-        return call.of(reading)
+    if kwargs.get("out") is not None:
+        call.refuse("writes into out=")
+    reader = _reader(call)
+    if reader is not None:
+        return call.of(reader)
     gradient = _meets_gradient(call)
     call.usage.met_gradient |= gradient
     try:
         return _by_rule(call, gradient=gradient)
     except NoRuleError:
-        if gradient or writes_in_place(call.name) or "out" in kwargs:
+        if gradient or writes_in_place(call.name) or is_asked_in_place(func, args, kwargs):
             raise
     return call.unruled()
 
 
 MixedTarget.rule = staticmethod(run)
+look_into_tuples()
+keep_variables()
+
+
+def _read(call: Call) -> Any:
+    """Answers with what the tensor's own data says, or reads as."""
+    if call.name in NUMBERS or call.name in SIZES:
+        _notice(call)
+    if call.name not in FACTS:
+        return call.of(reading)
+    answer = call.func(*call.args, **call.kwargs)
+    return call.args[0] if call.name == "requires_grad_" else answer
+
+
+def _reader(call: Call) -> Callable[[Tensor], Tensor] | None:
+    """Returns how labels are read by one who counts or compares them, if that is who asks."""
+    if (call.per_sample and call.name in TALLIES) or (call.settled and call.name in COMPARISONS):
+        return reading
+    if not _inside(_METRICS):
+        return None
+    if _inside(_CLASSIFICATION):
+        return dominant
+    meet_gradient(call.live)  # unless a metric is updated, which takes no gradients
+    return reading
+
+
+def _simplified(call: Call) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
+    """Returns other arguments for an operation, where some need not or cannot stay mixed."""
+    args, kwargs = call.args, call.kwargs
+    if call.name in CASTS and len(call.live) > is_live(args[0]):  # Others only lend their form.
+        return (args[0], *map_tensors(args[1:], plain)), map_tensors(kwargs, plain)
+    if len({len(tensor.weights) for tensor in call.live}) > 1:
+        double = any(tensor.dtype is torch.float64 for tensor in call.tensors)
+        dtype = torch.float64 if double else torch.get_default_dtype()
+        settle = functools.partial(settled, dtype=dtype)
+        return map_tensors(args, settle), map_tensors(kwargs, settle)
+    for tensor in call.live:
+        if tensor.requires_grad and not tensor.candidates[-1].requires_grad:
+            _reconnect(tensor, call)
+            return args, kwargs
+    return None
 
 
 def _reconnect(tensor: MixedTarget, call: Call) -> None:
@@ -106,13 +151,13 @@ def _meets_gradient(call: Call) -> bool:
 
 def _by_rule(call: Call, *, gradient: bool) -> Any:
     if any(tensor.usage is not call.usage for tensor in call.live):
-        if call.only_totals and not writes_in_place(call.name):
-            return call.of(reading)
+        if call.only_totals:
+            return add_up(call)
         call.refuse("combines the labels of two mixed batches")
-    if call.kwargs.get("out") is not None:
-        call.refuse("writes into out=")
     call.kind = _kind_of_result(call, gradient=gradient)
     if writes_in_place(call.name):
+        if call.only_totals and not call.same_samples:
+            return add_up(call)
         return write(call, gradient=gradient)
     if call.only_numbers:
         return _run_on_numbers(call, gradient=gradient)
@@ -122,7 +167,7 @@ def _by_rule(call: Call, *, gradient: bool) -> Any:
 
 def _kind_of_result(call: Call, *, gradient: bool) -> Kind:
     kinds = {tensor.kind for tensor in call.live}
-    if gradient or Kind.LOSS in kinds or takes_reduction(call):
+    if gradient or Kind.LOSS in kinds or takes_reduction(call.func):
         return Kind.LOSS
     compares = call.name in COMPARISONS and not call.with_numbers
     return Kind.VERDICT if compares or Kind.VERDICT in kinds else Kind.LABEL
@@ -135,7 +180,7 @@ def _run_on_numbers(call: Call, *, gradient: bool) -> Any:
         if not compares_labels and (len(call.live) > 1 or not call.with_numbers):
             return call.of(plain)
         call.kind = Kind.VERDICT if compares_labels else Kind.LABEL
-    elif gradient or call.name in FINITENESS or takes_reduction(call):
+    elif gradient or call.name in FINITENESS or takes_reduction(call.func):
         return call.of(plain)
     else:
         call.kind = Kind.NUMBER
@@ -144,17 +189,16 @@ def _run_on_numbers(call: Call, *, gradient: bool) -> Any:
 
 
 def _run_on_labels(call: Call) -> Any:
-    if call.kind is Kind.VERDICT and call.name in REDUCTIONS and call.per_sample:
-        return call.of_candidate(0)
     if call.name in JOINS:
         return join(call)
     if not call.same_samples:
-        return combine_single_samples(call)
+        if call.only_totals:
+            return add_up(call)
+        call.refuse("combines samples that have different weights")
     if is_class_loss(call):
         return run_class_loss(call)
-    if call.name == "embedding":  # a model conditioned on the class sees the point in between
-        embedded = call.rows()
-        return weighted_sum(embedded, call.aligned_left(embedded[0]))
+    if call.name == "embedding" and call.kind is not Kind.NUMBER:
+        return embed(call)
     return run_per_sample(call) if call.per_sample else _once_per_batch(call)
 
 
@@ -170,6 +214,7 @@ def _once_per_batch(call: Call) -> Any:
 # Metrics do more with labels than compare them (top-k, macro averages, lists), so the dominant
 # candidate is taken at their door, and at that of Lightning's own ``self.log``.
 _METRICS = ("torchmetrics", "lightning.pytorch.core.module", "pytorch_lightning.core.module")
+_CLASSIFICATION = ("torchmetrics.classification", "torchmetrics.functional.classification")
 _NOT_USERS = ("lightning_mixup.", "torch.", "numpy.")
 _AUTOGRAD_FUNCTIONS = ("torch.autograd.function",)
 _CHECKPOINTS = ("torch.utils.checkpoint",)
@@ -179,6 +224,8 @@ _BORDERS = ("lightning_mixup.callback", *_CHECKPOINTS)
 
 def _notice(call: Call) -> None:
     """Remembers where labels were read as numbers; a metric may, but a loss is not mixed then."""
+    if torch.compiler.is_compiling():
+        return
     alike = torch.equal if call.name in NUMBERS else Tensor.is_same_size
     labels = [t for t in call.live if t.kind is Kind.LABEL or call.name in SIZES]
     if all(alike(tensor.candidates[0], row) for tensor in labels for row in tensor.others):

@@ -34,6 +34,7 @@ __all__ = [
     "Kind",
     "MixedTarget",
     "Usage",
+    "dominant",
     "has_own_value",
     "is_live",
     "is_lost",
@@ -43,6 +44,7 @@ __all__ = [
     "plain",
     "reading",
     "release",
+    "settled",
     "turn_into_mixed",
     "weighted_sum",
 ]
@@ -65,19 +67,20 @@ class Usage:
         met_gradient: Whether mixed labels met a gradient.
         read_as: How labels that differ were read as plain numbers, in which file and line.
         ended: Whether the step is over.
-        turned: Plain tensors that became mixed, by a write, and are plain again when it is.
+        kept: Tensors that hold nothing but own data of theirs, or did so before a write by label
+            made them mixed. They are plain again when the step is over.
         per_sample: Whether every sample has weights of its own.
         ranking: The weights, the largest first, and the order that sorted them.
         moved: Weights of copies in another order, by what was copied and how.
     """
 
-    __slots__ = ("ended", "met_gradient", "moved", "per_sample", "ranking", "read_as", "turned")
+    __slots__ = ("ended", "kept", "met_gradient", "moved", "per_sample", "ranking", "read_as")
 
     def __init__(self, *, per_sample: bool = False) -> None:
         self.met_gradient = False
         self.read_as: tuple[str, str, int] | None = None
         self.ended = False
-        self.turned: list[weakref.ref[MixedTarget]] = []
+        self.kept: list[weakref.ref[MixedTarget]] = []
         self.per_sample = per_sample
         self.ranking: tuple[Tensor, Tensor] | None = None
         self.moved: dict[Any, tuple[Any, list[Tensor]]] = {}
@@ -94,15 +97,23 @@ class Usage:
             self.per_sample = weights.ndim > 1
         return self.ranking
 
+    def keep(self, tensor: MixedTarget) -> None:
+        """Remembers a tensor that is to be plain when the step is over."""
+        self.kept.append(weakref.ref(tensor))
+
+    def keeps(self, tensor: Tensor) -> bool:
+        """Returns whether a tensor's data is its own, and no candidate's."""
+        return any(reference() is tensor for reference in self.kept)
+
     def end(self) -> None:
         """Makes plain again what was written to; what else is kept reads as a plain tensor."""
         self.ended = True
         with torch._C.DisableTorchFunctionSubclass():
-            for reference in self.turned:
+            for reference in self.kept:
                 tensor = reference()
                 if isinstance(tensor, MixedTarget):
                     release(tensor)
-        self.turned.clear()
+        self.kept.clear()
 
 
 class MixedTarget(Tensor):
@@ -160,13 +171,15 @@ class MixedTarget(Tensor):
         weights, order = usage.rank(weights)
         ndim = candidates[0].ndim
         order = order.reshape(*order.shape, *[1] * (ndim + 1 - order.ndim))
-        ranked = torch.stack(tuple(candidates)).take_along_dim(order, dim=0)
+        stacked = torch.stack(tuple(candidates))
+        # Each in memory of its own, as a metric may keep the dominant one.
+        rows = [stacked.take_along_dim(which[None], dim=0)[0] for which in order]
         if weights.ndim == 2:
             weights = weights.reshape(*weights.shape, *[1] * (ndim - 1))
-        rows = ranked.unbind()
-        if not ranked.is_floating_point():
+        if not stacked.is_floating_point():
             return make_mixed(rows, weights, Kind.LABEL, usage)
-        return make_mixed([weighted_sum(rows, weights), *rows], weights, Kind.NUMBER, usage)
+        parts = [row.where(share != 0, 0) for row, share in zip(rows, weights, strict=True)]
+        return make_mixed([weighted_sum(parts, weights), *rows], weights, Kind.NUMBER, usage)
 
     @property
     def candidates(self) -> tuple[Tensor, ...]:
@@ -191,6 +204,19 @@ class MixedTarget(Tensor):
             return func(*args, **kwargs)
         with torch._C.DisableTorchFunctionSubclass():
             return MixedTarget.rule(func, args, kwargs or {})
+
+    def as_subclass(self, cls: type) -> Any:
+        """Stays mixed, as torch makes a subclass without asking."""
+        return self if is_live(self) else super().as_subclass(cls)
+
+    def set_(self, *args: Any, **kwargs: Any) -> Any:
+        """Is refused like ``y.data = ...``, as torch would not ask here, either."""
+        return MixedTarget.__torch_function__(Tensor.set_, (MixedTarget,), (self, *args), kwargs)
+
+    @property
+    def real(self) -> Tensor:  # type: ignore[override]
+        """Labels and targets are real; that nobody can set it is the point."""
+        return self
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Tensor:
         """Copies the candidates, too."""
@@ -249,8 +275,14 @@ def turn_into_mixed(
     assert isinstance(tensor, MixedTarget)  # noqa: S101  it is now
     tensor.others, tensor.weights = tuple(others), weights
     tensor.kind, tensor.usage = kind, usage
-    usage.turned.append(weakref.ref(tensor))
+    usage.keep(tensor)
     return tensor
+
+
+def _adds_up(tensor: MixedTarget) -> bool:
+    """Returns whether candidates have a weighted sum; what labels select may differ in size."""
+    numbers = tensor.is_floating_point() or tensor.is_complex()
+    return numbers and all(row.shape == tensor.shape for row in tensor.others)
 
 
 def release(tensor: MixedTarget) -> None:
@@ -297,17 +329,32 @@ def is_lost(tensor: MixedTarget) -> bool:
 
 
 def plain(tensor: Tensor) -> Tensor:
-    """Returns a tensor's own data."""
-    return tensor.as_subclass(Tensor) if isinstance(tensor, MixedTarget) else tensor
+    """Returns a tensor's own data; called with dispatch to subclasses switched off."""
+    # Not by as_subclass(Tensor), which Dynamo doesn't trace.
+    return tensor[...] if isinstance(tensor, MixedTarget) else tensor
 
 
 def reading(tensor: Tensor) -> Tensor:
     """Returns the plain tensor that a print, a count or a metric is given."""
     if not isinstance(tensor, MixedTarget):
         return tensor
-    if tensor.kind is Kind.LOSS and tensor.is_floating_point() and not has_own_value(tensor):
+    if tensor.kind is Kind.LOSS and _adds_up(tensor) and not has_own_value(tensor):
         return weighted_sum(tensor.candidates, tensor.weights)
     return plain(tensor)
+
+
+def dominant(tensor: Tensor) -> Tensor:
+    """Returns the plain tensor that a metric of classes is given, also of float targets."""
+    if is_live(tensor) and tensor.kind is Kind.NUMBER and not is_lost(tensor):
+        return tensor.others[0]
+    return reading(tensor)
+
+
+def settled(tensor: Tensor, dtype: torch.dtype) -> Tensor:
+    """Returns the only candidate of what is merged already, and anything else as it is."""
+    if not is_live(tensor) or len(tensor.weights) > 1:
+        return tensor
+    return tensor.candidates[0].to(dtype)
 
 
 def _rows(tensor: MixedTarget) -> list[Tensor]:

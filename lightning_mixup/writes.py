@@ -6,11 +6,23 @@ that is written to by label becomes mixed itself, since whoever holds it will re
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
 from lightning_mixup.calls import Call, NoRuleError
-from lightning_mixup.operations import CHANGES_FORM, SCATTERS, layout, writes_elementwise
+from lightning_mixup.operations import (
+    REDUCTIONS,
+    RESIZES,
+    SCATTERS,
+    VIEWS_IN_PLACE,
+    same_layout,
+    weights_after,
+    whole,
+    writes_elementwise,
+    writes_in_place,
+)
 from lightning_mixup.targets import (
     Kind,
     MixedTarget,
@@ -25,7 +37,15 @@ from lightning_mixup.targets import (
 )
 from lightning_mixup.trees import tensors_in
 
-__all__ = ["scattered_weights", "write"]
+__all__ = ["add_up", "scattered_weights", "write"]
+
+
+def add_up(call: Call) -> Any:
+    """Runs an operation on losses and counts of different samples or batches, as on numbers."""
+    base = call.args[0] if call.args else None
+    if writes_in_place(call.name) and is_live(base):
+        release(base)
+    return call.of(reading)
 
 
 def write(call: Call, *, gradient: bool) -> Tensor:
@@ -34,41 +54,65 @@ def write(call: Call, *, gradient: bool) -> Tensor:
     Raises:
         NoRuleError: If candidates and own data would come apart, or a gradient be lost.
     """
+    if not call.args:
+        call.refuse("is given by keyword what it writes into")
     base: Tensor = call.args[0]
-    if call.name in CHANGES_FORM:
-        call.refuse("changes the form of a tensor in place")
+    if call.name in RESIZES:
+        call.refuse("changes a tensor itself, and not its entries")
     if isinstance(base, MixedTarget) and base.usage.ended:
         release(base)
-    if _root(base).numel() == 1 and call.only_totals and not is_live(base):
-        written: Tensor = call.of(reading)  # a running total or a counter, which stays a number
+    if is_live(base):
+        return _write_into_live(call, base, gradient=gradient)
+    root = _root(base)
+    if root.numel() == 1 and call.only_totals:
+        written: Tensor = call.of(reading)  # a running total or a counter stays a number
         return written
-    if not is_live(base) and (type(base) is not Tensor or type(_root(base)) is not Tensor):
+    if type(base) is not Tensor or type(root) is not Tensor:
         call.refuse(f"writes into a {type(base).__name__}")
     try:
-        if is_live(base):
-            return _write_into_mixed(call, base)
         return _write_into_plain(call, base, gradient=gradient)
     except NoRuleError:
-        if gradient or (is_live(base) and not is_lost(base)):
+        if gradient:
             raise
     call.of(reading)
     kind = Kind.NUMBER if call.only_numbers else Kind.UNRULED
-    return base if is_live(base) else _turned(base, [], call.weights, kind, call)
+    return _turned(base, [], call.weights, kind, call)
+
+
+def _write_into_live(call: Call, base: MixedTarget, *, gradient: bool) -> Tensor:
+    if is_lost(base) and not gradient and any(map(base.usage.keeps, (base, _root(base)))):
+        call.of(reading)
+        return base
+    call.check_ruled()
+    return (_view_in_place if call.name in VIEWS_IN_PLACE else _write_into_mixed)(call, base)
 
 
 def _write_into_mixed(call: Call, base: MixedTarget) -> Tensor:
     """Writes into every candidate, and so into the tensor itself, which is the dominant one."""
-    call.check_ruled()
     weights = _weights_written(call, base)
     for k in range(len(weights)):
         call.of_candidate(k)
     base.weights = weights
     if base.kind is not Kind.NUMBER:
         base.kind = Kind.LOSS if call.kind is Kind.LOSS else base.kind
-    if call.only_numbers:
+    if call.only_numbers or (call.settled and base.kind is not Kind.LOSS):
         call.of(plain)
     elif has_own_value(base):
         plain(base).copy_(weighted_sum(base.candidates, weights))
+    return base
+
+
+def _view_in_place(call: Call, base: MixedTarget) -> MixedTarget:
+    arguments = call.args[1:]
+    if call.per_sample:
+        name, form = call.name[:-1], base.candidates[0].shape
+        view = getattr(Tensor, name)
+        views = [view(plain(base), *arguments, **call.kwargs)]
+        moved = weights_after(view, name, form, base.weights, views, arguments, call.kwargs)
+        base.weights = moved[0]
+    call.func(base, *arguments, **call.kwargs)
+    # Copies of a mixed tensor may share its candidates, so those are left as they are.
+    base.others = tuple(call.func(row[...], *arguments, **call.kwargs) for row in base.others)
     return base
 
 
@@ -120,7 +164,11 @@ def _same_view(tensor: Tensor, root: Tensor, copy: Tensor) -> Tensor:
 
 
 def _weights_written(call: Call, base: Tensor) -> Tensor:
-    if not call.usage.per_sample or (is_live(base) and len(call.live) == 1):
+    if not call.usage.per_sample or call.settled:
+        return call.weights
+    if is_live(base) and len(call.live) == 1:
+        if call.name[:-1] in REDUCTIONS:
+            call.refuse("combines samples that have different weights")
         return call.weights
     if _root(base) is not base and not is_live(base):
         call.refuse("writes into a view")
@@ -165,11 +213,11 @@ def _weights_of_rows(call: Call, base: Tensor) -> Tensor:
     one = isinstance(rows, int) or (isinstance(rows, Tensor) and rows.ndim == 0)
     if rows is None or isinstance(rows, (slice, MixedTarget)) or picked.ndim != 2 - one:
         call.refuse("writes by label elsewhere than in rows")
-    if any(layout(other) != layout(picked) for other in others):
+    if not all(same_layout(other, picked) for other in others):
         call.refuse("combines samples that have different weights")
     row_by_row = picked.reshape(len(picked), -1, *[1] * (base.ndim - 1))
     if _in_order(call, picked) and row_by_row.shape[1] == len(base):
-        if is_live(base) and layout(base.weights) != layout(picked):
+        if is_live(base) and not same_layout(base.weights, picked):
             call.refuse("combines samples that have different weights")
         return row_by_row
     weights = _expanded(call, base, torch.Size([len(base), *row_by_row.shape[2:]]))
@@ -180,16 +228,12 @@ def _weights_of_rows(call: Call, base: Tensor) -> Tensor:
 def _in_order(call: Call, weights: Tensor) -> bool:
     """Returns whether weights are those of the whole batch, as it came."""
     ranking = call.usage.ranking
-    return ranking is not None and layout(weights) == layout(ranking[0])
+    return ranking is not None and same_layout(weights, ranking[0])
 
 
 def _expanded(call: Call, base: Tensor, shape: torch.Size) -> Tensor:
     """Copies the weights of a tensor's entries before a write; a plain one has one candidate."""
-    if is_live(base):
-        weights = base.weights
-    else:
-        weights = torch.zeros_like(call.weights.reshape(len(call.weights), -1)[:, 0])
-        weights[0] = 1.0
+    weights = base.weights if is_live(base) else whole(call.weights)
     sizes = weights.shape[1:] or [1] * len(shape)
     if any(size not in (1, full) for size, full in zip(sizes, shape, strict=True)):
         call.refuse("writes into samples that have different weights")

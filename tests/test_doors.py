@@ -2,12 +2,12 @@
 
 import pytest
 import torch
-from torch import distributed
-from torchmetrics import MeanSquaredError, Metric
-from torchmetrics.classification import MulticlassAUROC
+from torch import distributed, nn
+from torchmetrics import MeanSquaredError, Metric, MinMaxMetric
+from torchmetrics.classification import BinaryAccuracy
 
 from lightning_mixup import MixedTarget
-from lightning_mixup.doors import gather_plainly, update_plainly
+from lightning_mixup.doors import gather_plainly, guard_metrics
 
 LABELS = [torch.tensor([0, 1, 2]), torch.tensor([1, 1, 0])]
 WEIGHTS = torch.tensor([0.4, 0.6])
@@ -29,29 +29,45 @@ class Keeping(Metric):
 
 def test_a_metrics_state_holds_the_dominant_labels():
     metric, target = Keeping(), MixedTarget(LABELS, WEIGHTS)
+    guard_metrics(metric)
 
-    update_plainly(metric, metric.update, (), {"target": target})
+    metric.update(target=target)
 
     assert [type(kept) for kept in metric.targets] == [torch.Tensor]
     assert metric.compute().tolist() == [1, 1, 0]
 
 
-def test_a_torchmetrics_state_holds_the_dominant_labels():
-    metric, target = MulticlassAUROC(3), MixedTarget(LABELS, WEIGHTS)
+@pytest.mark.parametrize("wrapped", [False, True])
+def test_a_classification_metric_is_given_classes_also_of_float_labels(wrapped):
+    """Which it takes as long as they are 0 and 1, so the interpolated ones would not do."""
+    target = MixedTarget([torch.tensor([0.0, 1.0]), torch.tensor([1.0, 0.0])], WEIGHTS)
+    accuracy = BinaryAccuracy()
+    metric = MinMaxMetric(accuracy) if wrapped else accuracy
+    guard_metrics(nn.ModuleList([metric]))
 
-    update_plainly(metric, metric.update, (torch.rand(3, 3), target), {})
+    metric.update(torch.tensor([0.9, 0.2]), target)
 
-    assert [type(kept) for kept in metric.target] == [torch.Tensor]
+    assert accuracy.compute() == 1
 
 
-@pytest.mark.parametrize("called", [True, False])
-def test_a_metric_that_is_called_may_be_the_loss_of_float_targets(called):
+@pytest.mark.parametrize("call", [True, False], ids=["called", "updated"])
+def test_a_metric_that_is_called_may_be_the_loss_of_float_targets(call):
     metric, target = MeanSquaredError(), MixedTarget([y.float() for y in LABELS], WEIGHTS)
-    metric._enable_grad = called
+    guard_metrics(metric)
 
-    update_plainly(metric, metric.update, (torch.rand(3), target), {})
+    (metric if call else metric.update)(torch.rand(3), target)
 
-    assert target.usage.met_gradient is called
+    assert target.usage.met_gradient is call
+
+
+def test_a_released_metric_is_as_it_was_found():
+    metric = Keeping()
+    before = metric.update
+
+    for interception in guard_metrics(metric):
+        interception.release()
+
+    assert metric.update is before
 
 
 def test_without_ranks_gathering_is_left_alone():

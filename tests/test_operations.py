@@ -11,16 +11,17 @@ from lightning_mixup import operations
 from lightning_mixup.operations import (
     BATCH_SUMS,
     COMPARISONS,
-    COUNTS,
     ELEMENTWISE,
+    FACTS,
     JOINS,
-    READS,
+    NUMBERS,
     REDUCTIONS,
     STRUCTURE,
     layout,
     name_of,
+    parameters_of,
     reduced_dims,
-    signature_of,
+    takes_reduction,
     weights_after,
     writes_elementwise,
     writes_in_place,
@@ -46,14 +47,14 @@ def test_a_family_holds_operations_of_torch(family):
 
 
 def test_an_operation_has_one_treatment():
-    assert not STRUCTURE & (READS | ELEMENTWISE | REDUCTIONS | JOINS)
-    assert not READS & (ELEMENTWISE | REDUCTIONS | JOINS)
+    assert not STRUCTURE & (FACTS | NUMBERS | ELEMENTWISE | REDUCTIONS | JOINS)
+    assert not (FACTS | NUMBERS) & (ELEMENTWISE | REDUCTIONS | JOINS)
     assert not ELEMENTWISE & (REDUCTIONS | JOINS)
 
 
 def test_comparisons_are_elementwise_and_sums_are_reductions():
     assert COMPARISONS <= ELEMENTWISE
-    assert BATCH_SUMS <= COUNTS <= REDUCTIONS
+    assert BATCH_SUMS <= REDUCTIONS
 
 
 @pytest.mark.parametrize(
@@ -95,8 +96,10 @@ def test_these_do_not_write_entry_by_entry(name):
 
 
 def test_a_signature_is_known_of_what_is_written_in_python():
-    assert "reduction" in signature_of(F.cross_entropy).parameters
-    assert signature_of(torch.gather) is None
+    assert dict(parameters_of(F.cross_entropy))["reduction"] == "mean"
+    assert parameters_of(torch.gather) == ()
+    assert takes_reduction(F.cross_entropy)
+    assert not takes_reduction(torch.gather)
 
 
 @pytest.mark.parametrize(

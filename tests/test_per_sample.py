@@ -170,7 +170,7 @@ def test_a_refusal_names_the_operation_that_had_no_rule():
 
 def test_overlap_is_that_of_soft_labels_with_weights_per_sample():
     x, candidates = torch.randn(BATCH, CLASSES).double(), candidates_of(labels())
-    weights = draw_weights(per_sample=True)
+    x, weights = x.requires_grad_(), draw_weights(per_sample=True)
 
     actual = dice(x, MixedTarget(candidates, weights))
 

@@ -128,21 +128,43 @@ def test_a_swap_of_samples_takes_their_weights_along():
     assert_close(F.cross_entropy(x, target), expected)
 
 
+@WEIGHTS
 @pytest.mark.parametrize(
-    "edit", [Tensor.unsqueeze_, Tensor.t_, Tensor.squeeze_, Tensor.resize_as_]
+    "edit",
+    [
+        lambda y: y.unsqueeze_(1),
+        lambda y: y.unsqueeze_(0).squeeze_(0),
+        lambda y: y.unsqueeze_(-1).transpose_(0, 1),
+        lambda y: y.unsqueeze_(-1).t_(),
+    ],
+    ids=["unsqueeze_", "squeeze_", "transpose_", "t_"],
 )
-def test_an_edit_of_the_form_is_refused(edit):
-    target = MixedTarget(candidates_of(labels()), draw_weights(per_sample=False))
-    others = {Tensor.unsqueeze_: (0,), Tensor.resize_as_: (labels(3),)}.get(edit, ())
+def test_a_view_in_place_is_one_of_every_candidate(edit, per_sample):
+    target = MixedTarget(candidates_of(labels()), draw_weights(per_sample=per_sample))
+    copy = target.long()
+    expected = [edit(row.clone()) for row in target.candidates]
 
-    with pytest.raises(RuntimeError, match=r"_\(\): it changes the form of a tensor in place"):
-        edit(target, *others)
+    edit(target)
+
+    assert_close(list(target.candidates), expected)
+    assert_close(merge(target), expected[0])
+    assert [row.shape for row in copy.candidates] == [(BATCH,), (BATCH,)]
+    assert target.weights.ndim == (1 + target.ndim if per_sample else 1)
+
+
+def test_a_resized_tensor_is_refused():
+    target = MixedTarget(candidates_of(labels()), draw_weights(per_sample=False))
+
+    with pytest.raises(
+        RuntimeError, match=r"_\(\): it changes a tensor itself, and not its entries"
+    ):
+        target.resize_as_(labels(3))
 
 
 def test_another_storage_is_refused():
     target = MixedTarget(candidates_of(labels()), draw_weights(per_sample=False))
 
-    with pytest.raises(RuntimeError, match="changes the form"):
+    with pytest.raises(RuntimeError, match="changes a tensor itself"):
         target.data = labels()
 
 
