@@ -3,6 +3,7 @@
 # make check    everything a pull request must pass: format, lint, types and tests
 # make format   put the code into the project's format
 # make wheel    build the wheel, and test it as it would be installed
+# make compatibility    compare the losses of other libraries with their mixtures by hand
 #
 # Each makes .venv first, when it is missing or when pyproject.toml or constraints.txt changed.
 # With another Python, beside it: make PYTHON=python3.12 VENV=.venv-3.12 check
@@ -13,7 +14,7 @@ PY := $(VENV)/bin/python
 # Written last, so an interrupted set-up starts afresh.
 READY := $(VENV)/ready
 
-.PHONY: check lint types test demo format wheel
+.PHONY: check lint types test demo format wheel compatibility
 
 check: lint types test
 
@@ -40,6 +41,21 @@ wheel: $(READY)
 	$(PY) -m build -qq --outdir dist .
 	@$(PY) -m pip install -qq --no-deps --target dist/installed dist/*.whl
 	cd dist && PYTHONPATH=installed ../$(PY) -m pytest ../tests/test_package.py
+
+# The libraries have an environment of their own: they ask for releases that ours must not bend to.
+LIBRARIES := .venv-compatibility
+compatibility: $(LIBRARIES)/ready
+	$(LIBRARIES)/bin/python -W ignore compatibility/run.py
+
+# Torch first and alone: an install that finds none may take another build, with gigabytes of CUDA.
+$(LIBRARIES)/ready: pyproject.toml constraints.txt $(wildcard compatibility/*.txt)
+	@echo "Setting up $(LIBRARIES): a few minutes, once."
+	@$(PYTHON) -m venv --clear $(LIBRARIES)
+	@$(LIBRARIES)/bin/python -m pip install -qq --constraint constraints.txt torch
+	@$(LIBRARIES)/bin/python -m pip install -qq --constraint constraints.txt \
+		--requirement compatibility/dependencies.txt --editable ".[plot]"
+	@$(LIBRARIES)/bin/python -m pip install -qq --no-deps --requirement compatibility/requirements.txt
+	@touch $@
 
 $(READY): pyproject.toml constraints.txt
 	@echo "Setting up $(VENV): a few minutes, once."

@@ -109,9 +109,15 @@ class Call:
         """Returns an argument's candidates; a plain tensor is the same for all."""
         return tensor.candidates if is_live(tensor) else [plain(tensor)] * len(self.weights)
 
+    def _of_another(self, k: int) -> Any:
+        try:
+            return self.of_candidate(k)
+        except (RuntimeError, IndexError, ValueError) as error:
+            return self.refuse(f"works for the dominant label, but not for another ({error})")
+
     def rows(self) -> list[Any]:
         """Runs the operation on each candidate, and first on an own value where there is one."""
-        rows = [self.of_candidate(k) for k in range(len(self.weights))]
+        rows = [self.of_candidate(0), *map(self._of_another, range(1, len(self.weights)))]
         if self.kind is not Kind.NUMBER and not self.settled:
             return rows
         own = self.of(plain)

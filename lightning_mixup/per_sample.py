@@ -168,7 +168,7 @@ def _reduce(call: Call) -> Any:
     if call.name in DISTANCES and any(t.shape != source.shape for t in call.tensors):
         call.refuse("compares tensors of several shapes")
     dims = reduced_dims(call.name, source.ndim, call.args, call.kwargs)
-    if len(dims) < source.ndim and all(source.weights.shape[1 + d] == 1 for d in dims):
+    if all(source.weights.shape[1 + d] == 1 for d in dims):
         kept = [0, *(1 + d for d in range(source.ndim) if d not in dims)]
         fewer = source.weights.reshape([source.weights.shape[d] for d in kept])
 

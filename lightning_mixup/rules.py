@@ -217,26 +217,45 @@ _METRICS = ("torchmetrics", "lightning.pytorch.core.module", "pytorch_lightning.
 _CLASSIFICATION = ("torchmetrics.classification", "torchmetrics.functional.classification")
 _NOT_USERS = ("lightning_mixup.", "torch.", "numpy.")
 _AUTOGRAD_FUNCTIONS = ("torch.autograd.function",)
+_CALL_OF_MODULE = torch.nn.Module._call_impl.__code__
 _CHECKPOINTS = ("torch.utils.checkpoint",)
 # Where a training step begins, and where torch itself runs a part of it as a function.
 _BORDERS = ("lightning_mixup.callback", *_CHECKPOINTS)
 
 
 def _notice(call: Call) -> None:
-    """Remembers where labels were read as numbers; a metric may, but a loss is not mixed then."""
+    """Remembers where labels were read as numbers, as a metric may, but no loss that is a module.
+
+    Raises:
+        NoRuleError: If a module reads them, which can be named.
+    """
     if torch.compiler.is_compiling():
         return
     alike = torch.equal if call.name in NUMBERS else Tensor.is_same_size
     labels = [t for t in call.live if t.kind is Kind.LABEL or call.name in SIZES]
     if all(alike(tensor.candidates[0], row) for tensor in labels for row in tensor.others):
         return
-    if call.usage.read_as is not None or _inside(_METRICS):
+    if _inside(_METRICS):
         return
+    if call.name in NUMBERS and _inside_submodule():
+        call.refuse("reads labels as numbers")
     frame: FrameType | None = sys._getframe(1)
     while frame is not None and frame.f_globals.get("__name__", "").startswith(_NOT_USERS):
         frame = frame.f_back
-    if frame is not None:
+    if frame is not None and call.usage.read_as is None:
         call.usage.read_as = call.name, frame.f_code.co_filename, frame.f_lineno
+
+
+def _inside_submodule() -> bool:
+    """Returns whether a module that is no LightningModule is run, which may be named as a loss."""
+    frame: FrameType | None = sys._getframe(1)
+    while frame is not None and frame.f_globals.get("__name__") not in _BORDERS:
+        if frame.f_code is _CALL_OF_MODULE and not hasattr(
+            frame.f_locals["self"], "training_step"
+        ):
+            return True
+        frame = frame.f_back
+    return False
 
 
 def _inside(packages: tuple[str, ...]) -> bool:

@@ -194,6 +194,16 @@ def test_the_entries_of_a_label_in_another_type_read_as_the_dominant_ones():
     assert_close(merge(target.view(torch.int32)), own.view(torch.int32))
 
 
+def test_a_function_of_the_loss_of_a_single_sample_is_the_mixture():
+    """Each sample alone is a batch with one weight, so nothing needs to merge before its loss."""
+
+    def loss(x, y):
+        each = [F.cross_entropy(a[None], b[None]) ** 2 for a, b in zip(x, y, strict=True)]
+        return torch.stack(each).mean()
+
+    assert_mixture(loss, labels(), per_sample=True)
+
+
 @pytest.mark.parametrize("per_sample", [False, True], ids=["per_batch", "per_sample"])
 def test_the_loss_of_a_single_sample_reads_as_the_mixture(per_sample):
     x, (target, _) = torch.randn(BATCH, CLASSES), make_target(labels(), per_sample=per_sample)

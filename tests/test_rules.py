@@ -514,6 +514,22 @@ def test_reading_what_labels_agree_on_or_what_counts_them_is_no_news(read):
     assert usage.read_as is None
 
 
+def test_reading_labels_as_numbers_is_refused_in_a_module_that_can_be_named():
+    class Loss(nn.Module):
+        def forward(self, y):
+            return y.tolist()
+
+    with pytest.raises(RuntimeError, match=r"reads labels as numbers.*loss='criterion'"):
+        Loss()(differing_target(Usage()))
+
+
+def test_an_operation_that_some_label_alone_does_not_survive_is_refused():
+    target, x = differing_target(Usage()), torch.randn(3, requires_grad=True)
+
+    with pytest.raises(RuntimeError, match=r"works for the dominant label, but not for another"):
+        x[target == 1] * torch.ones(3)  # which broadcasts for the one, and not for the two
+
+
 # Several targets.
 
 
