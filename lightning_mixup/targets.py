@@ -158,6 +158,9 @@ class MixedTarget(Tensor):
     # the tensor is not kept, as torch would never free the cycle; so they can't differ, either.
     others: tuple[Tensor, ...]
 
+    # The plain tensor that this one is a view of, so that torch.compile sees plain ones alone.
+    source: Tensor | None
+
     lost_at: str  # the operation that had no rule, if only the own data is known
 
     rule: ClassVar[Callable[..., Any]]  # `rules.py`, which builds upon this class, puts it here
@@ -262,7 +265,7 @@ def make_mixed(rows: Sequence[Tensor], weights: Tensor, kind: Kind, usage: Usage
     if kind is Kind.NUMBER and not rows[0].is_floating_point():
         rows, kind = rows[1:], Kind.LABEL
     made = rows[0].as_subclass(MixedTarget)
-    made.others, made.weights = tuple(rows[1:]), weights
+    made.source, made.others, made.weights = rows[0], tuple(rows[1:]), weights
     made.kind, made.usage = kind, usage
     return made
 
@@ -273,7 +276,7 @@ def turn_into_mixed(
     """Makes a mixed tensor of a plain one, which itself is the dominant candidate."""
     tensor.__class__ = MixedTarget  # as torch's own UninitializedParameter does
     assert isinstance(tensor, MixedTarget)  # noqa: S101  it is now
-    tensor.others, tensor.weights = tuple(others), weights
+    tensor.source, tensor.others, tensor.weights = None, tuple(others), weights
     tensor.kind, tensor.usage = kind, usage
     usage.keep(tensor)
     return tensor
@@ -330,8 +333,13 @@ def is_lost(tensor: MixedTarget) -> bool:
 
 def plain(tensor: Tensor) -> Tensor:
     """Returns a tensor's own data; called with dispatch to subclasses switched off."""
-    # Not by as_subclass(Tensor), which Dynamo doesn't trace.
-    return tensor[...] if isinstance(tensor, MixedTarget) else tensor
+    if not isinstance(tensor, MixedTarget):
+        return tensor
+    if tensor.source is not None:
+        return tensor.source
+    if torch.compiler.is_compiling():
+        torch._dynamo.graph_break()
+    return tensor[...]
 
 
 def reading(tensor: Tensor) -> Tensor:
@@ -340,13 +348,13 @@ def reading(tensor: Tensor) -> Tensor:
         return tensor
     if tensor.kind is Kind.LOSS and _adds_up(tensor) and not has_own_value(tensor):
         return weighted_sum(tensor.candidates, tensor.weights)
-    return plain(tensor)
+    return tensor[...]  # Whose gradient is that of the tensor itself, also behind a checkpoint.
 
 
 def dominant(tensor: Tensor) -> Tensor:
     """Returns the plain tensor that a metric of classes is given, also of float targets."""
     if is_live(tensor) and tensor.kind is Kind.NUMBER and not is_lost(tensor):
-        return tensor.others[0]
+        return tensor.others[0][...]
     return reading(tensor)
 
 

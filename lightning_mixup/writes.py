@@ -113,6 +113,8 @@ def _view_in_place(call: Call, base: MixedTarget) -> MixedTarget:
     call.func(base, *arguments, **call.kwargs)
     # Copies of a mixed tensor may share its candidates, so those are left as they are.
     base.others = tuple(call.func(row[...], *arguments, **call.kwargs) for row in base.others)
+    if base.source is not None:
+        base.source = call.func(base.source[...], *arguments, **call.kwargs)
     return base
 
 
