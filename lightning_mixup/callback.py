@@ -38,7 +38,7 @@ from lightning_mixup.interception import Interception, without_module
 from lightning_mixup.losses import evaluate_per_candidate
 from lightning_mixup.monitor import CalibrationMonitor
 from lightning_mixup.recipes import Mix, Mixup
-from lightning_mixup.targets import Usage, merge
+from lightning_mixup.targets import MixedTarget, Usage, merge
 
 __all__ = ["MixupCallback"]
 
@@ -184,7 +184,7 @@ class MixupCallback(Callback):
         batch: Any,
         batch_idx: int,
     ) -> None:
-        """Forgets the mix: what the user kept of the mixed labels is plain from here on."""
+        """Forgets the mix: what the user kept of mixed labels reads as plain from here on."""
         self._end_step()
 
     # Lightning skips `teardown` when training fails, so both exits release the module.
@@ -257,7 +257,7 @@ class MixupCallback(Callback):
         if self._batch_number != _batch_number(trainer):
             # The learning rate finder swaps callbacks out, and on_train_batch_start with them.
             self._draw(trainer, batch)
-        if self.mix is None or self._entries is None:
+        if self.mix is None or self._entries is None or _is_mixed(batch, self._entries):
             return method(*args, **kwargs)
         usage = Usage()
         mixed = self._mixed(batch, self.mix, self._entries, usage)
@@ -330,6 +330,11 @@ def _at_rest() -> dict[str, Any]:
     """Returns what a callback holds outside of a fit."""
     nothing: dict[str, Any] = dict.fromkeys(("mix", "_entries", "_batch_number"))
     return {**nothing, "_interceptions": [], "_usages": [], "_announced": False, "_told": False}
+
+
+def _is_mixed(batch: Any, entries: Entries) -> bool:
+    """Returns whether a step is handed again what it was handed before, as a second pass may."""
+    return any(isinstance(get_entry(batch, path), MixedTarget) for path in entries.targets)
 
 
 def _batch_number(trainer: Trainer) -> int:

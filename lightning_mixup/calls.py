@@ -202,7 +202,7 @@ class Call:
         """
         per_batch = ""
         if self.live and self.usage.per_sample:
-            per_batch = "With one weight per batch, per_sample=False, most operations need none. "
+            per_batch = "With one weight per batch, per_sample=False, nearly all have one. "
         raise NoRuleError(
             f"Mixed labels have no rule for {self.name}(): it {reason}. {per_batch}Name the "
             "submodule that computes the loss, MixupCallback(loss='criterion'), and it is "

@@ -20,7 +20,9 @@ def look_into_tuples() -> None:
     ``torch.stack((y, z))`` would be traced with the tensors' own data: silently wrong, see
     https://github.com/pytorch/pytorch/issues/176686.
     """
-    flatten = torch_function._flatten_vts
+    flatten = getattr(torch_function, "_flatten_vts", None)
+    if flatten is None:  # of another release of torch
+        return
 
     def flatten_tuples_too(values: Iterable[Any]) -> list[Any]:
         leaves: list[Any] = []

@@ -27,6 +27,7 @@ __all__ = [
     "ELEMENTWISE",
     "FACTS",
     "FINITENESS",
+    "HOOKS",
     "JOINS",
     "LOOKUPS",
     "NUMBERS",
@@ -132,7 +133,7 @@ FACTS = names("""
     __get__ __len__ __dir__ shape size dim ndimension numel nelement stride storage_offset
     element_size data_ptr storage untyped_storage is_floating_point is_complex is_signed
     is_contiguous is_pinned is_shared is_same_size is_set_to is_inference is_conj is_neg
-    get_device dim_order result_type can_cast register_hook retain_grad requires_grad_
+    get_device dim_order result_type can_cast requires_grad_
     zeros_like ones_like empty_like full_like rand_like randn_like randint_like new_zeros
     new_ones new_empty new_full new is_nested _is_view
 """)
@@ -146,6 +147,9 @@ NUMBERS = names("""
 """)
 
 PRINTS = names("__repr__ __format__")
+
+# What watches the gradient of one tensor.
+HOOKS = names("register_hook retain_grad register_post_accumulate_grad_hook")
 
 # Which labels there are in the batch, and how often.
 TALLIES = names("bincount histc unique unique_consecutive unique_dim _unique _unique2")

@@ -23,6 +23,7 @@ from lightning_mixup.operations import (
     COMPARISONS,
     FACTS,
     FINITENESS,
+    HOOKS,
     JOINS,
     NUMBERS,
     PRINTS,
@@ -66,10 +67,7 @@ def run(func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any])
     simpler = _simplified(call)
     if simpler is not None:
         return run(func, *simpler)
-    if not torch.is_grad_enabled() and _inside(_AUTOGRAD_FUNCTIONS):
-        call.refuse("is run in a custom autograd function, whose gradient nobody can follow")
-    if kwargs.get("out") is not None:
-        call.refuse("writes into out=")
+    _check_followed(call)
     reader = _reader(call)
     if reader is not None:
         return call.of(reader)
@@ -98,9 +96,21 @@ def _read(call: Call) -> Any:
     return call.args[0] if call.name == "requires_grad_" else answer
 
 
+def _check_followed(call: Call) -> None:
+    """Refuses what goes ways that no rule can follow."""
+    if call.name in HOOKS:
+        call.refuse("watches the gradient of one tensor, where every label has its own")
+    if call.kwargs.get("out") is not None:
+        call.refuse("writes into out=")
+    if _inside_autograd() and not call.only_totals:
+        call.refuse("is run in a custom autograd function, whose gradient nobody can follow")
+
+
 def _reader(call: Call) -> Callable[[Tensor], Tensor] | None:
     """Returns how labels are read by one who counts or compares them, if that is who asks."""
     if (call.per_sample and call.name in TALLIES) or (call.settled and call.name in COMPARISONS):
+        return reading
+    if _inside_autograd():
         return reading
     if not _inside(_METRICS):
         return None
@@ -215,7 +225,7 @@ def _once_per_batch(call: Call) -> Any:
 # candidate is taken at their door, and at that of Lightning's own ``self.log``.
 _METRICS = ("torchmetrics", "lightning.pytorch.core.module", "pytorch_lightning.core.module")
 _CLASSIFICATION = ("torchmetrics.classification", "torchmetrics.functional.classification")
-_NOT_USERS = ("lightning_mixup.", "torch.", "numpy.")
+_MODULE_HOOKS = ("torch.utils.hooks",)  # whose autograd function passes on what it is given
 _AUTOGRAD_FUNCTIONS = ("torch.autograd.function",)
 _CALL_OF_MODULE = torch.nn.Module._call_impl.__code__
 _CHECKPOINTS = ("torch.utils.checkpoint",)
@@ -240,10 +250,22 @@ def _notice(call: Call) -> None:
     if call.name in NUMBERS and _inside_submodule():
         call.refuse("reads labels as numbers")
     frame: FrameType | None = sys._getframe(1)
-    while frame is not None and frame.f_globals.get("__name__", "").startswith(_NOT_USERS):
+    while frame is not None and not _is_users(frame):
         frame = frame.f_back
     if frame is not None and call.usage.read_as is None:
         call.usage.read_as = call.name, frame.f_code.co_filename, frame.f_lineno
+
+
+def _is_users(frame: FrameType) -> bool:
+    ours = frame.f_globals.get("__name__", "").startswith("lightning_mixup.")
+    return not ours and "site-packages" not in frame.f_code.co_filename
+
+
+def _inside_autograd() -> bool:
+    """Returns whether a custom autograd function runs; those of hooks pass on what they get."""
+    if torch.is_grad_enabled() or not _inside(_AUTOGRAD_FUNCTIONS):
+        return False
+    return not _inside(_MODULE_HOOKS)
 
 
 def _inside_submodule() -> bool:

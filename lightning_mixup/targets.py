@@ -67,8 +67,8 @@ class Usage:
         met_gradient: Whether mixed labels met a gradient.
         read_as: How labels that differ were read as plain numbers, in which file and line.
         ended: Whether the step is over.
-        kept: Tensors that hold nothing but own data of theirs, or did so before a write by label
-            made them mixed. They are plain again when the step is over.
+        kept: What is to be plain when it is: single losses, tensors that a write made mixed, and
+            those in memory of their own of which only that is known.
         per_sample: Whether every sample has weights of its own.
         ranking: The weights, the largest first, and the order that sorted them.
         moved: Weights of copies in another order, by what was copied and how.
@@ -114,6 +114,7 @@ class Usage:
                 if isinstance(tensor, MixedTarget):
                     release(tensor)
         self.kept.clear()
+        self.moved.clear()
 
 
 class MixedTarget(Tensor):
@@ -267,6 +268,8 @@ def make_mixed(rows: Sequence[Tensor], weights: Tensor, kind: Kind, usage: Usage
     made = rows[0].as_subclass(MixedTarget)
     made.source, made.others, made.weights = rows[0], tuple(rows[1:]), weights
     made.kind, made.usage = kind, usage
+    if made.ndim == 0 and not torch.compiler.is_compiling():
+        usage.keep(made)  # as a user may keep a running loss
     return made
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Hashable, Sequence
 from typing import Any
 
@@ -23,7 +24,9 @@ def map_tensors(tree: Any, change: Callable[[Tensor], Tensor]) -> Any:
     if isinstance(tree, (list, tuple)):
         return _rebuilt(tree, [map_tensors(value, change) for value in tree])
     if isinstance(tree, dict):
-        return {key: map_tensors(value, change) for key, value in tree.items()}
+        changed = copy.copy(tree)  # of the same type, also if that is a defaultdict
+        changed.update({key: map_tensors(value, change) for key, value in tree.items()})
+        return changed
     if isinstance(tree, slice):
         parts = (tree.start, tree.stop, tree.step)
         return slice(*(map_tensors(part, change) for part in parts))

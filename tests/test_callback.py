@@ -735,6 +735,26 @@ class Manual(Classifier):
         optimizer.step()
 
 
+class WithSecondPass(Classifier):
+    """Hands itself the batch that it was handed, as sharpness-aware minimisation does."""
+
+    def training_step(self, batch, batch_idx):
+        losses = self.__dict__.setdefault("losses", [])
+        again = bool(losses) and losses[-1][1] == batch_idx
+        loss = super().training_step(batch, batch_idx)
+        losses.append((loss.detach(), batch_idx))
+        return loss if again else loss + 0 * self.training_step(batch, batch_idx)
+
+
+def test_a_batch_that_is_mixed_is_not_mixed_again(make_trainer):
+    module = WithSecondPass()
+
+    make_trainer(callbacks=[MixupCallback(1.0)]).fit(module, make_loader())
+
+    first, second = module.losses[0][0], module.losses[1][0]
+    torch.testing.assert_close(first, second)
+
+
 class WithLBFGS(Classifier):
     def configure_optimizers(self):
         return torch.optim.LBFGS(self.parameters(), max_iter=3)

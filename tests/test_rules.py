@@ -447,6 +447,18 @@ def test_a_running_total_and_a_counter_stay_plain():
     assert hits.item() == BATCH
 
 
+def test_a_kept_loss_is_plain_when_the_step_is_over():
+    x, usage = torch.randn(BATCH, CLASSES), Usage()
+    target, _ = make_target(labels(), per_sample=False, usage=usage)
+    running = 0.9 * torch.tensor(1.0) + 0.1 * F.cross_entropy(x, target)
+    expected = merge(running)
+
+    usage.end()
+
+    assert type(running) is torch.Tensor
+    assert_close(running, expected)
+
+
 def test_what_was_written_to_by_label_is_plain_when_the_step_is_over():
     usage = Usage()
     target, best = make_target(labels(), per_sample=False, usage=usage)
@@ -835,6 +847,44 @@ def test_labels_in_a_custom_autograd_function_are_refused():
 
     with pytest.raises(RuntimeError, match="it is run in a custom autograd function"):
         Custom.apply(torch.randn(BATCH, CLASSES, requires_grad=True), target)
+
+
+class Halved(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x):
+        return x.view_as(x)
+
+    @staticmethod
+    def backward(ctx, gradient):
+        return gradient / 2
+
+
+def test_a_loss_of_the_batch_may_pass_a_custom_autograd_function():
+    x, loss = mixed_loss()
+    expected = torch.autograd.grad(merge(loss), x, retain_graph=True)[0] / 2
+
+    Halved.apply(loss).backward()
+
+    assert_close(x.grad, expected)
+
+
+@WEIGHTS
+def test_a_criterion_with_a_backward_hook_is_the_mixture(per_sample):
+    criterion = nn.CrossEntropyLoss()
+    criterion.register_full_backward_hook(lambda module, grad_input, grad_output: None)
+
+    assert_mixture(criterion, labels(), per_sample=per_sample)
+
+
+@pytest.mark.parametrize(
+    "watch", [lambda loss: loss.register_hook(torch.neg), lambda loss: loss.retain_grad()]
+)
+def test_watching_the_gradient_of_a_mixed_loss_is_refused(watch):
+    """It would be that of the merged value, which what follows need not go through."""
+    _, loss = mixed_loss()
+
+    with pytest.raises(RuntimeError, match="watches the gradient of one tensor"):
+        watch(loss)
 
 
 @WEIGHTS

@@ -1,6 +1,6 @@
 """Tests for lightning_mixup.trees."""
 
-from collections import namedtuple
+from collections import defaultdict, namedtuple
 
 import pytest
 import torch
@@ -104,3 +104,12 @@ def test_what_cannot_be_hashed_is_known_by_itself():
     array = torch.tensor([1, 2]).numpy()
 
     assert fingerprint(array) == fingerprint(array) != fingerprint(array.copy())
+
+
+def test_a_dict_keeps_its_type_and_what_else_it_holds():
+    tree = defaultdict(list, a=torch.tensor(1))
+
+    changed = map_tensors(tree, torch.neg)
+
+    assert (type(changed), changed.default_factory, changed["a"].item()) == (defaultdict, list, -1)
+    assert tree["a"].item() == 1
