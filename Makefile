@@ -2,6 +2,7 @@
 # make test     run the tests, with the docstrings' examples and the README's blocks
 # make check    everything a pull request must pass: format, lint, types and tests
 # make format   put the code into the project's format
+# make tables   write the tables of docs/checked.md, which the tests compare
 # make wheel    build the wheel, and test it as it would be installed
 # make compatibility    compare the losses of other libraries with their mixtures by hand
 #
@@ -14,7 +15,7 @@ PY := $(VENV)/bin/python
 # Written last, so an interrupted set-up starts afresh.
 READY := $(VENV)/ready
 
-.PHONY: check lint types test demo format wheel compatibility
+.PHONY: check lint types test demo tables format wheel compatibility
 
 check: lint types test
 
@@ -30,6 +31,9 @@ test: $(READY)
 
 demo: $(READY)
 	$(PY) examples/digits.py
+
+tables: $(READY)
+	$(PY) tests/test_tables.py
 
 format: $(READY)
 	$(PY) -m ruff check --fix .

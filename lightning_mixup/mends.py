@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import functools
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
 from torch._dynamo.variables import TupleVariable, torch_function
+from torch._functorch import eager_transforms, vmap
 
-from lightning_mixup.targets import MixedTarget
+from lightning_mixup.calls import NoRuleError
+from lightning_mixup.targets import MixedTarget, is_live
 
-__all__ = ["keep_variables", "look_into_tuples"]
+__all__ = ["keep_variables", "look_into_tuples", "refuse_transforms"]
 
 
 def look_into_tuples() -> None:
@@ -55,3 +58,31 @@ def keep_variables() -> None:
         return make(cls, *args, **kwargs)
 
     metaclass.__call__ = keep  # type: ignore[assignment, method-assign]
+
+
+def refuse_transforms() -> None:
+    """Lets ``torch.vmap`` and ``torch.func.grad`` refuse mixed labels.
+
+    They make plain tensors of them without asking.
+
+    Example:
+        >>> target = MixedTarget([torch.tensor([0]), torch.tensor([1])], torch.tensor([0.4, 0.6]))
+        >>> torch.vmap(torch.neg)(target)
+        Traceback (most recent call last):
+        ...
+        lightning_mixup.calls.NoRuleError: Mixed labels can't be given to torch.vmap ...
+    """
+    for module, name in ((vmap, "_add_batch_dim"), (eager_transforms, "_wrap_for_grad")):
+        wrap = getattr(module, name, None)
+        if wrap is not None:
+            setattr(module, name, functools.partial(_refuse_or_wrap, wrap))
+
+
+def _refuse_or_wrap(wrap: Callable[..., Any], tensor: Any, *args: Any) -> Any:
+    if is_live(tensor):
+        raise NoRuleError(
+            "Mixed labels can't be given to torch.vmap or torch.func.grad, which would take the "
+            "dominant ones. Name the submodule that computes the loss, "
+            "MixupCallback(loss='criterion'), and it is evaluated once per candidate label."
+        )
+    return wrap(tensor, *args)

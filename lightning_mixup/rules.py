@@ -17,7 +17,7 @@ from torch import Tensor
 
 from lightning_mixup.calls import Call, NoRuleError
 from lightning_mixup.losses import is_class_loss, run_class_loss
-from lightning_mixup.mends import keep_variables, look_into_tuples
+from lightning_mixup.mends import keep_variables, look_into_tuples, refuse_transforms
 from lightning_mixup.operations import (
     CASTS,
     COMPARISONS,
@@ -84,6 +84,7 @@ def run(func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any])
 MixedTarget.rule = staticmethod(run)
 look_into_tuples()
 keep_variables()
+refuse_transforms()
 
 
 def _read(call: Call) -> Any:

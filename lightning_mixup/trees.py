@@ -24,9 +24,8 @@ def map_tensors(tree: Any, change: Callable[[Tensor], Tensor]) -> Any:
     if isinstance(tree, (list, tuple)):
         return _rebuilt(tree, [map_tensors(value, change) for value in tree])
     if isinstance(tree, dict):
-        changed = copy.copy(tree)  # of the same type, also if that is a defaultdict
-        changed.update({key: map_tensors(value, change) for key, value in tree.items()})
-        return changed
+        changed = {key: map_tensors(value, change) for key, value in tree.items()}
+        return changed if type(tree) is dict else _updated(tree, changed)
     if isinstance(tree, slice):
         parts = (tree.start, tree.stop, tree.step)
         return slice(*(map_tensors(part, change) for part in parts))
@@ -88,3 +87,10 @@ def fingerprint(tree: Any) -> Any:
 
 def _rebuilt(like: Any, values: list[Any]) -> Any:
     return type(like)(*values) if hasattr(like, "_fields") else type(like)(values)
+
+
+def _updated(like: dict[Any, Any], changed: dict[Any, Any]) -> dict[Any, Any]:
+    """Returns a dict of the same type, such as a defaultdict."""
+    made = copy.copy(like)
+    made.update(changed)
+    return made

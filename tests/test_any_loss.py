@@ -1256,8 +1256,9 @@ CASES = {
 
 # What has no rule although there is a mixture. With one weight per batch, nothing.
 NO_RULE = {
-    "per_batch": frozenset(),
+    "per_batch": frozenset({"vmap"}),
     "per_sample": frozenset({
+        "vmap",
         "einsum",
         "einsum with costs",
         "isin",
@@ -1275,7 +1276,7 @@ NO_RULE = {
 
 # What is wrong, and known to be; the table says it, too.
 
-WRONG = {"per_batch": {"vmap"}, "per_sample": {"vmap"}}
+WRONG: dict[str, set[str]] = {"per_batch": set(), "per_sample": set()}
 
 
 # Batches of the types that a loss works with.
