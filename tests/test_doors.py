@@ -50,6 +50,16 @@ def test_a_classification_metric_is_given_classes_also_of_float_labels(wrapped):
     assert accuracy.compute() == 1
 
 
+def test_a_classification_metric_reads_what_no_rule_followed():
+    weights = torch.stack([WEIGHTS, WEIGHTS.flip(0)])
+    target, metric = MixedTarget([torch.zeros(2), torch.zeros(2)], weights), BinaryAccuracy()
+    guard_metrics(metric)
+
+    metric.update(torch.tensor([0.9, 0.2]), target.cumsum(0))
+
+    assert metric.compute() == 0.5
+
+
 @pytest.mark.parametrize("call", [True, False], ids=["called", "updated"])
 def test_a_metric_that_is_called_may_be_the_loss_of_float_targets(call):
     metric, target = MeanSquaredError(), MixedTarget([y.float() for y in LABELS], WEIGHTS)
@@ -58,6 +68,16 @@ def test_a_metric_that_is_called_may_be_the_loss_of_float_targets(call):
     (metric if call else metric.update)(torch.rand(3), target)
 
     assert target.usage.met_gradient is call
+
+
+def test_a_metric_that_is_called_without_gradients_is_no_loss():
+    metric, target = MeanSquaredError(), MixedTarget([y.float() for y in LABELS], WEIGHTS)
+    guard_metrics(metric)
+
+    with torch.no_grad():
+        metric(torch.rand(3), target)
+
+    assert not target.usage.met_gradient
 
 
 def test_a_released_metric_is_as_it_was_found():

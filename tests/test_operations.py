@@ -17,7 +17,10 @@ from lightning_mixup.operations import (
     NUMBERS,
     REDUCTIONS,
     STRUCTURE,
+    is_asked_in_place,
+    is_sum_of_sizes,
     layout,
+    looks_up_samples,
     name_of,
     parameters_of,
     reduced_dims,
@@ -28,6 +31,7 @@ from lightning_mixup.operations import (
 )
 
 B, T, U = 4, 3, 2
+INDEX, MASK = torch.tensor([2, 0, 0]), torch.tensor([True, False, True, True])
 FAMILIES = {
     name: family for name, family in vars(operations).items() if isinstance(family, frozenset)
 }
@@ -75,7 +79,9 @@ def test_a_property_that_views_has_a_name_of_its_own(function, name):
     assert name_of(function) == name
 
 
-@pytest.mark.parametrize("name", ["add_", "__iadd__", "__setitem__", "index_put_", "__set__"])
+@pytest.mark.parametrize(
+    "name", ["add_", "__iadd__", "__setitem__", "index_put_", "__set__", "module_load"]
+)
 def test_these_write_in_place(name):
     assert writes_in_place(name)
 
@@ -134,9 +140,69 @@ def test_normalize_runs_over_the_classes_unless_told_otherwise():
     assert reduced_dims("normalize", 3, (None, 2.0, -1), {}) == {2}
 
 
+@pytest.mark.parametrize(
+    ("name", "args", "dims"),
+    [
+        ("topk", (2,), {2}),
+        ("topk", (2, 0), {0}),
+        ("sort", (), {2}),
+        ("argsort", (1,), {1}),
+        ("argsort", (), {2}),
+        ("cosine_similarity", (torch.ones(B, T, U),), {1}),
+        ("cosine_similarity", (torch.ones(B, T, U), -1), {2}),
+        ("pairwise_distance", (torch.ones(B, T, U),), {2}),
+    ],
+    ids=str,
+)
+def test_what_has_a_dimension_of_its_own_runs_over_that(name, args, dims):
+    assert reduced_dims(name, 3, (torch.ones(B, T, U), *args), {}) == dims
+
+
+@pytest.mark.parametrize(
+    ("name", "args", "kwargs", "is_sum"),
+    [
+        ("norm", (), {}, False),
+        ("norm", (1,), {}, True),
+        ("norm", (), {"p": 1}, True),
+        ("vector_norm", (), {"ord": 1}, True),
+        ("vector_norm", (2,), {}, False),
+        ("amax", (1,), {}, False),
+    ],
+    ids=str,
+)
+def test_a_norm_of_order_one_is_a_sum_of_sizes(name, args, kwargs, is_sum):
+    assert is_sum_of_sizes(name, (torch.ones(B), *args), kwargs) is is_sum
+
+
+@pytest.mark.parametrize(
+    ("name", "args", "kwargs", "samples"),
+    [
+        ("gather", (0,), {}, True),
+        ("gather", (-2,), {}, True),
+        ("gather", (), {"dim": 1}, False),
+        ("take_along_dim", (INDEX, 0), {}, True),
+        ("take_along_dim", (INDEX, 1), {}, False),
+        ("take_along_dim", (INDEX,), {}, True),
+        ("take", (INDEX,), {}, False),
+        ("one_hot", (), {}, False),
+    ],
+    ids=str,
+)
+def test_it_is_known_where_a_lookup_runs_over_the_samples(name, args, kwargs, samples):
+    assert looks_up_samples(name, (torch.ones(B, T), *args), kwargs) is samples
+
+
+@pytest.mark.parametrize(
+    ("args", "kwargs", "in_place"),
+    [((), {}, False), ((), {"inplace": True}, True), ((0.5, True, True), {}, True)],
+    ids=str,
+)
+def test_a_function_may_be_asked_to_write_in_place(args, kwargs, in_place):
+    assert is_asked_in_place(F.dropout, (torch.ones(B), *args), kwargs) is in_place
+
+
 # Weights that travel with the samples.
 
-INDEX, MASK = torch.tensor([2, 0, 0]), torch.tensor([True, False, True, True])
 EVERY_FIFTH = (torch.arange(B * T * U) % 5 == 0).reshape(B, T, U)
 GET = Tensor.__getitem__
 MOVES = [

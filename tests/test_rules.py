@@ -1,6 +1,7 @@
 """Tests for lightning_mixup.rules: losses and metrics as people write them by hand."""
 
 import copy
+import types
 
 import numpy as np
 import pytest
@@ -432,7 +433,47 @@ def test_losses_of_two_batches_add_up_as_numbers():
     total = one + other
 
     assert type(total) is torch.Tensor
+    assert type(one) is type(other) is MixedTarget
     assert_close(total, expected)
+
+
+def test_a_merged_count_may_be_given_by_keyword():
+    target, _ = make_target(labels(), per_sample=True)
+    losses, count = no_reduction(torch.randn(BATCH, CLASSES), target), (target == 1).sum()
+
+    assert_close(merge(torch.div(losses, other=count)), merge(losses / count))
+    assert (losses[0] / count).dtype is losses.dtype
+
+
+def test_the_type_of_a_merged_count_is_plain():
+    target, best = make_target(labels(), per_sample=True)
+
+    assert (target == best).sum().type() == "torch.LongTensor"
+
+
+def test_a_loss_of_another_batch_is_added_in_place():
+    (_, one), (_, other) = mixed_loss(), mixed_loss()
+    total = one.detach()
+    expected = merge(total) + merge(other).detach()
+
+    total.add_(other.detach())
+
+    assert_close(merge(2 * total), 2 * expected)
+
+
+def test_a_variable_of_nothing_is_still_empty():
+    assert torch.autograd.Variable().shape == (0,)
+
+
+def test_losses_of_single_samples_add_up_in_place():
+    target, _ = make_target(labels(), per_sample=True)
+    losses = no_reduction(torch.randn(BATCH, CLASSES, dtype=torch.float64), target)
+
+    total = losses[0].clone()
+    for i in range(1, BATCH):
+        total += losses[i]
+
+    assert_close(merge(2 * total), 2 * merge(losses).sum())
 
 
 def test_a_running_total_and_a_counter_stay_plain():
@@ -487,12 +528,13 @@ def differing_target(usage):
         lambda y: y[0].item(),
         lambda y: y.cpu().numpy(),
         lambda y: np.asarray(y),
+        lambda y: np.unique(y),
         lambda y: int(y[2]),
         lambda y: bool(y[0] == 1),
         lambda y: [10, 20, 30][y[2]],
         lambda y: len(torch.zeros(3)[y == 1]),
     ],
-    ids=["tolist", "item", "numpy", "asarray", "int", "branch", "index", "length"],
+    ids=["tolist", "item", "numpy", "asarray", "unique", "int", "branch", "index", "length"],
 )
 def test_reading_labels_as_numbers_is_noticed_where_it_happens(read):
     usage = Usage()
@@ -502,6 +544,16 @@ def test_reading_labels_as_numbers_is_noticed_where_it_happens(read):
     _, file, line = usage.read_as
     assert file == read.__code__.co_filename == __file__
     assert line == read.__code__.co_firstlineno
+
+
+def test_the_first_reading_is_the_one_remembered():
+    usage = Usage()
+    target = differing_target(usage)
+
+    target.tolist()
+    target[0].item()
+
+    assert usage.read_as[0] == "tolist"
 
 
 @pytest.mark.parametrize(
@@ -821,6 +873,12 @@ def test_a_metric_that_keeps_raw_labels_keeps_the_dominant_ones(per_sample):
     assert_close(copy.deepcopy(metric).compute(), torch.cat([own, other]))
 
 
+def test_a_functional_metric_of_classes_is_given_classes_also_of_float_labels():
+    target = MixedTarget([torch.tensor([0.0, 1.0]), torch.tensor([1.0, 0.0])], torch.ones(2) / 2)
+
+    assert accuracy(torch.tensor([0.2, 0.9]), target, task="binary") == 1
+
+
 def test_a_metric_may_be_the_loss_of_float_targets():
     x = torch.randn(BATCH, requires_grad=True)
     target = MixedTarget([torch.zeros(BATCH), torch.ones(BATCH)], torch.tensor([0.75, 0.25]))
@@ -829,6 +887,13 @@ def test_a_metric_may_be_the_loss_of_float_targets():
 
     assert_close(loss, F.mse_loss(x, torch.full((BATCH,), 0.25)))
     assert target.usage.met_gradient
+
+
+def test_a_module_that_is_named_like_a_metric_is_none():
+    names = {**globals(), "__name__": "torchmetrics_of_mine"}
+    loss = types.FunctionType(focal_of_gather.__code__, names)
+
+    assert_mixture(loss, labels(), per_sample=False)
 
 
 # Parts of a step that torch runs as functions.
@@ -885,6 +950,26 @@ def test_watching_the_gradient_of_a_mixed_loss_is_refused(watch):
 
     with pytest.raises(RuntimeError, match="watches the gradient of one tensor"):
         watch(loss)
+
+
+class Fused(torch.autograd.Function):
+    """A loss that is differentiated as it is computed."""
+
+    @staticmethod
+    def forward(ctx, x, y):
+        with torch.enable_grad():
+            leaf = x.detach().requires_grad_()
+            loss = F.cross_entropy(leaf, y)
+        ctx.save_for_backward(*torch.autograd.grad(loss, leaf))
+        return merge(loss).detach()
+
+    @staticmethod
+    def backward(ctx, gradient):
+        return gradient * ctx.saved_tensors[0], None
+
+
+def test_a_custom_autograd_function_may_differentiate_by_itself():
+    assert_mixture(Fused.apply, labels(), per_sample=False)
 
 
 @WEIGHTS

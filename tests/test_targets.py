@@ -80,6 +80,21 @@ def test_floats_of_weight_one_are_unchanged_bit_for_bit(dtype):
     assert_close(merge(target), y, rtol=0, atol=0)
 
 
+def test_the_dominant_candidate_lies_in_memory_of_its_own():
+    """So that a metric that keeps it keeps nothing else."""
+    y = labels()
+
+    assert plain(make_target(y)).untyped_storage().nbytes() == y.untyped_storage().nbytes()
+
+
+def test_a_candidate_without_weight_may_be_infinite():
+    y, infinite = torch.tensor([1.0, 2.0]), torch.tensor([float("inf"), float("nan")])
+
+    target = MixedTarget([y, infinite], torch.tensor([1.0, 0.0]))
+
+    assert_close(merge(target), y, rtol=0, atol=0)
+
+
 def test_the_first_of_equals_is_dominant():
     target = MixedTarget([torch.tensor([0, 1]), torch.tensor([2, 3])], torch.ones(2) / 2)
 
@@ -283,6 +298,7 @@ def test_after_its_step_a_label_is_plain_in_every_way(per_sample):
 
     assert not is_live(target)
     assert type(target.clone()) is type(target + 1) is type(target[:3]) is Tensor
+    assert type(target.as_subclass(Tensor)) is Tensor
     assert_close(F.cross_entropy(x, target), F.cross_entropy(x, own))
 
 

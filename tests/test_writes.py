@@ -182,8 +182,9 @@ def test_out_is_refused(per_sample):
         lambda y: y.scatter_(0, y, y),
         lambda y: y.add_(y.flip(0)),
         lambda y: y.__setitem__((y == 1).nonzero().squeeze(1), 0),
+        lambda y: F.dropout2d(y.view(1, 1, -1), inplace=True),
     ],
-    ids=["scatter_", "turned", "nonzero"],
+    ids=["scatter_", "turned", "nonzero", "inplace"],
 )
 def test_an_edit_that_no_rule_follows_is_refused_and_edits_nothing(edit):
     target = MixedTarget(candidates_of(labels()), draw_weights(per_sample=True))
@@ -330,12 +331,43 @@ def test_entries_picked_by_label_are_copies():
     assert_close(list(counts.candidates), [torch.tensor([1.0, 0.0]), torch.tensor([0.0, 1.0])])
 
 
-def test_what_is_no_plain_tensor_is_not_written_to():
+@pytest.mark.parametrize("part", [lambda w: w, lambda w: w[:]], ids=["whole", "view"])
+def test_what_is_no_plain_tensor_is_not_written_to(part):
     target = MixedTarget(candidates_of(labels()), draw_weights(per_sample=False))
     weight = nn.Parameter(torch.zeros(CLASSES, 2))
 
-    with torch.no_grad(), pytest.raises(RuntimeError, match="it writes into a Parameter"):
-        weight[target] = 1.0
+    with torch.no_grad(), pytest.raises(RuntimeError, match="it writes into a "):
+        part(weight)[target] = 1.0
+
+    assert type(weight) is nn.Parameter
+
+
+def test_what_is_written_into_must_not_be_given_by_keyword():
+    target = MixedTarget(candidates_of(labels()), draw_weights(per_sample=False))
+
+    with pytest.raises(RuntimeError, match="is given by keyword what it writes into"):
+        torch.relu_(input=target)
+
+
+def test_a_loss_that_is_written_into_a_part_stays_mixed():
+    target = MixedTarget(candidates_of(labels()), draw_weights(per_sample=False))
+    loss, losses = F.cross_entropy(torch.randn(BATCH, CLASSES), target), torch.zeros(3)
+
+    losses[0] += loss
+
+    assert_close([row[0] for row in losses.candidates], list(loss.candidates))
+
+
+@pytest.mark.parametrize("view", [lambda y: y.unfold(0, 2, 2)], ids=["unfold"])
+def test_a_view_that_no_rule_follows_is_not_written_to(view):
+    """It shares its memory with the dominant candidate alone."""
+    target = MixedTarget(candidates_of(labels()), draw_weights(per_sample=True))
+    before = [candidate.clone() for candidate in target.candidates]
+
+    with pytest.raises(RuntimeError, match=r"it is given what unfold\(\) made of them"):
+        view(target).zero_()
+
+    assert_close(list(target.candidates), before)
 
 
 def test_what_no_rule_follows_reads_as_the_dominant_write_and_refuses_a_gradient():
@@ -348,8 +380,19 @@ def test_what_no_rule_follows_reads_as_the_dominant_write_and_refuses_a_gradient
 
     expected = F.one_hot(merge(target), CLASSES) * torch.tensor([1.0, 2.0, 1.0, 1.0])
     assert_close(merge(gaps), expected)
-    with pytest.raises(RuntimeError, match=r"it is given what scatter_\(\) made of them"):
-        gaps * torch.ones(CLASSES, requires_grad=True)
+    for edit in (torch.mul, Tensor.mul_):
+        with pytest.raises(RuntimeError, match=r"it is given what scatter_\(\) made of them"):
+            edit(gaps, torch.ones(CLASSES, requires_grad=True))
+
+
+def test_a_write_names_the_operation_that_had_no_rule():
+    target = MixedTarget(candidates_of(labels()), draw_weights(per_sample=True))
+    made = torch.zeros(BATCH, CLASSES)
+
+    made.copy_(torch.einsum("bc,cd->bd", F.one_hot(target, CLASSES).float(), torch.eye(CLASSES)))
+
+    with pytest.raises(RuntimeError, match=r"mul\(\): it is given what einsum\(\) made of them"):
+        made * torch.ones(CLASSES, requires_grad=True)
 
 
 # Weights of what is written, with weights per sample.
