@@ -7,14 +7,20 @@ whatever it is. Weights per sample travel with the samples; `per_sample.py` says
 from __future__ import annotations
 
 import functools
-import sys
 from collections.abc import Callable
-from types import FrameType
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from lightning_mixup.callers import (
+    in_autograd_function,
+    in_checkpoint,
+    in_class_metric,
+    in_metric,
+    in_submodule,
+    line_of_user,
+)
 from lightning_mixup.calls import Call, NoRuleError
 from lightning_mixup.losses import is_class_loss, run_class_loss
 from lightning_mixup.mends import keep_variables, look_into_tuples, refuse_transforms
@@ -103,7 +109,7 @@ def _check_followed(call: Call) -> None:
         call.refuse("watches the gradient of one tensor, where every label has its own")
     if call.kwargs.get("out") is not None:
         call.refuse("writes into out=")
-    if _inside_autograd() and not call.only_totals:
+    if in_autograd_function() and not call.only_totals:
         call.refuse("is run in a custom autograd function, whose gradient nobody can follow")
 
 
@@ -111,11 +117,11 @@ def _reader(call: Call) -> Callable[[Tensor], Tensor] | None:
     """Returns how labels are read by one who counts or compares them, if that is who asks."""
     if (call.per_sample and call.name in TALLIES) or (call.settled and call.name in COMPARISONS):
         return reading
-    if _inside_autograd():
+    if in_autograd_function():
         return reading
-    if not _inside(_METRICS):
+    if not in_metric():
         return None
-    if _inside(_CLASSIFICATION):
+    if in_class_metric():
         return dominant
     meet_gradient(call.live)  # unless a metric is updated, which takes no gradients
     return reading
@@ -157,7 +163,7 @@ def _meets_gradient(call: Call) -> bool:
         return any(tensor.requires_grad for tensor in tensors)
     # Reentrant checkpointing runs its region without gradients first, and again with them.
     numbers = any(tensor.is_floating_point() and not is_live(tensor) for tensor in tensors)
-    return numbers and _inside(_CHECKPOINTS)
+    return numbers and in_checkpoint()
 
 
 def _by_rule(call: Call, *, gradient: bool) -> Any:
@@ -220,20 +226,6 @@ def _once_per_batch(call: Call) -> Any:
     return map_together(lambda *row: call.mixed(row, call.weights), rows)
 
 
-# Who asks.
-
-# Metrics do more with labels than compare them (top-k, macro averages, lists), so the dominant
-# candidate is taken at their door, and at that of Lightning's own ``self.log``.
-_METRICS = ("torchmetrics", "lightning.pytorch.core.module", "pytorch_lightning.core.module")
-_CLASSIFICATION = ("torchmetrics.classification", "torchmetrics.functional.classification")
-_MODULE_HOOKS = ("torch.utils.hooks",)  # whose autograd function passes on what it is given
-_AUTOGRAD_FUNCTIONS = ("torch.autograd.function",)
-_CALL_OF_MODULE = torch.nn.Module._call_impl.__code__
-_CHECKPOINTS = ("torch.utils.checkpoint",)
-# Where a training step begins, and where torch itself runs a part of it as a function.
-_BORDERS = ("lightning_mixup.callback", *_CHECKPOINTS)
-
-
 def _notice(call: Call) -> None:
     """Remembers where labels were read as numbers, as a metric may, but no loss that is a module.
 
@@ -246,51 +238,10 @@ def _notice(call: Call) -> None:
     labels = [t for t in call.live if t.kind is Kind.LABEL or call.name in SIZES]
     if all(alike(tensor.candidates[0], row) for tensor in labels for row in tensor.others):
         return
-    if _inside(_METRICS):
+    if in_metric():
         return
-    if call.name in NUMBERS and _inside_submodule():
+    if call.name in NUMBERS and in_submodule():
         call.refuse("reads labels as numbers")
-    frame: FrameType | None = sys._getframe(1)
-    while frame is not None and not _is_users(frame):
-        frame = frame.f_back
-    if frame is not None and call.usage.read_as is None:
-        call.usage.read_as = call.name, frame.f_code.co_filename, frame.f_lineno
-
-
-def _is_users(frame: FrameType) -> bool:
-    ours = frame.f_globals.get("__name__", "").startswith("lightning_mixup.")
-    return not ours and "site-packages" not in frame.f_code.co_filename
-
-
-def _inside_autograd() -> bool:
-    """Returns whether a custom autograd function runs; those of hooks pass on what they get."""
-    if torch.is_grad_enabled() or not _inside(_AUTOGRAD_FUNCTIONS):
-        return False
-    return not _inside(_MODULE_HOOKS)
-
-
-def _inside_submodule() -> bool:
-    """Returns whether a module that is no LightningModule is run, which may be named as a loss."""
-    frame: FrameType | None = sys._getframe(1)
-    while frame is not None and frame.f_globals.get("__name__") not in _BORDERS:
-        if frame.f_code is _CALL_OF_MODULE and not hasattr(
-            frame.f_locals["self"], "training_step"
-        ):
-            return True
-        frame = frame.f_back
-    return False
-
-
-def _inside(packages: tuple[str, ...]) -> bool:
-    """Returns whether an operation is run by one of these packages or modules."""
-    if torch.compiler.is_compiling():
-        return False
-    frame: FrameType | None = sys._getframe(1)
-    while frame is not None:
-        module = frame.f_globals.get("__name__", "")
-        if module.startswith(packages) and any(f"{module}.".startswith(f"{p}.") for p in packages):
-            return True
-        if module in _BORDERS:
-            return False
-        frame = frame.f_back
-    return False
+    line = line_of_user()
+    if line is not None and call.usage.read_as is None:
+        call.usage.read_as = call.name, *line

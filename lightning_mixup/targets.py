@@ -1,10 +1,11 @@
 """Labels of a mixed batch, for losses and metrics that know nothing of mixing.
 
 One rule: **every operation runs once per candidate and its result stays mixed, with the same
-weights. The candidates merge, weighted, where the batch is reduced.** What compares a label with
-predictions, counts or prints it reads the dominant candidate. So a loss that is a sum or a mean
-over samples becomes exactly the mixup loss, also where it is nonlinear in the label, and a train
-metric is the one against the dominant label. Nobody is asked for the number of classes.
+weights. The candidates merge, weighted, when the step returns its loss.** What compares a label
+with predictions, counts or prints it reads the dominant candidate. So a loss becomes exactly the
+mixup loss, also where it is nonlinear in the label or a function of the whole batch, and a train
+metric is the one against the dominant label. Nobody is asked for the number of classes. With
+weights per sample, the candidates merge at the first sum over the batch.
 
 Here is the tensor; what each operation does with it stands in `rules.py`. Candidates are kept as
 a tuple, the dominant one first, and not stacked: then a view of a mixed tensor is a view of each

@@ -18,6 +18,7 @@ ORDER = [
     "operations",
     "targets",
     "calls",
+    "callers",
     "mends",
     "losses",
     "writes",
