@@ -141,9 +141,14 @@ def test_a_compiled_step_is_one_graph_with_the_same_loss_and_metric(per_sample):
     step, (x, candidates, weights) = Step(), draw_batch(SMALL, per_sample=per_sample)
     compiled = torch.compile(step, backend="eager", fullgraph=True)
 
-    actual = merge(compiled(x, MixedTarget(candidates, weights)))
+    (loss, accuracy), (expected, correct) = (
+        merge(run(x, MixedTarget(candidates, weights))) for run in (compiled, step)
+    )
 
-    assert_close(actual, merge(step(x, MixedTarget(candidates, weights))))
+    assert_close((loss, accuracy), (expected, correct))
+    parameters = list(step.parameters())
+    gradients = torch.autograd.grad(loss, parameters)
+    assert_close(gradients, torch.autograd.grad(expected, parameters))
 
 
 @WEIGHTS
