@@ -56,15 +56,17 @@ def check_selector(name: str, selector: Selector) -> Selector:
     """Returns what names one or more entries of a batch.
 
     Raises:
-        TypeError: If it is neither index, key or path, nor several of them.
+        TypeError: If it is neither index, key or path, nor several of them, nor a function.
     """
+    if callable(selector):
+        return selector
     parts = selector if isinstance(selector, (list, tuple)) else [selector]
     fits = all(isinstance(part, (int, str)) and not isinstance(part, bool) for part in parts)
     if (fits and parts) or (name == "targets" and selector is None):
         return selector
     raise TypeError(
         f"{name}={selector!r} names no entry of a batch. Give an index such as 0, a key or dotted "
-        "path such as 'image', or a list of them."
+        "path such as 'image', a list of them, or a function of the batch that returns tensors."
     )
 
 

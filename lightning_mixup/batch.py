@@ -1,14 +1,16 @@
 """Where the inputs and targets are in a batch, and a copy with them replaced.
 
-A batch is nested lists, tuples and dicts around tensors. A path names one entry: the indices and
-keys that lead to it, ``(1,)`` in ``x, y = batch``, ``("image",)`` in a dict.
+A batch is nested containers around tensors: lists, tuples and dicts, what looks like a dict
+(Hugging Face's ``BatchEncoding``, PyG's ``Batch``), dataclasses and other objects with attributes.
+A path names one entry: the indices, keys and attributes that lead to it, ``(1,)`` in
+``x, y = batch``, ``("image",)`` in a dict.
 """
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, fields, is_dataclass
 from typing import Any, TypeAlias
 
 import torch
@@ -17,7 +19,7 @@ from torch import Tensor
 __all__ = ["Entries", "find_entries", "get_entry", "name_of_path", "replace_entries"]
 
 Path: TypeAlias = tuple[Any, ...]
-Selector: TypeAlias = "int | str | Sequence[int | str] | None"
+Selector: TypeAlias = "int | str | Callable[[Any], Any] | Sequence[int | str] | None"
 
 
 def _words(text: str) -> frozenset[str]:
@@ -59,10 +61,11 @@ def find_entries(batch: Any, inputs: Selector = "auto", targets: Selector = "aut
     """Finds what is to be mixed in a batch.
 
     Args:
-        batch: Nested lists, tuples and dicts around tensors. Never modified.
-        inputs: An index, a key or a dotted path (``"views.left"``, ``"0.image"``), or several of
-            them; ``"auto"`` goes by position (inputs first, targets second) and by the usual
-            names (``image``, ``label``, …), and refuses what these leave open.
+        batch: Nested containers around tensors. Never modified.
+        inputs: An index, a key or a dotted path (``"views.left"``, ``"0.image"``), several of
+            them, or a function of the batch that returns the entries; ``"auto"`` goes by position
+            (inputs first, targets second) and by the usual names (``image``, ``label``, …), and
+            refuses what these leave open.
         targets: Likewise; None where there are no targets to mix.
 
     Returns:
@@ -96,7 +99,7 @@ def replace_entries(batch: Any, values: Mapping[Path, Any]) -> Any:
     """Returns a copy of a batch's containers, with some entries replaced.
 
     Args:
-        batch: Nested lists, tuples and dicts. Never modified.
+        batch: Nested containers. Never modified.
         values: The new entries by their paths.
 
     Returns:
@@ -111,10 +114,14 @@ def replace_entries(batch: Any, values: Mapping[Path, Any]) -> Any:
     below: dict[Any, dict[Path, Any]] = {}
     for (first, *rest), value in values.items():
         below.setdefault(first, {})[tuple(rest)] = value
-    if isinstance(batch, Mapping):
-        changed: Any = copy.copy(batch)
+    if not isinstance(batch, (list, tuple)):
+        changed = copy.copy(batch)
         for key, inner in below.items():
-            changed[key] = replace_entries(batch[key], inner)
+            value = replace_entries(_child(batch, key), inner)
+            if _is_mapping(batch):
+                changed[key] = value
+            else:
+                object.__setattr__(changed, key, value)  # frozen dataclasses refuse setattr
         return changed
     items = [
         replace_entries(item, below[i]) if i in below else item for i, item in enumerate(batch)
@@ -125,8 +132,18 @@ def replace_entries(batch: Any, values: Mapping[Path, Any]) -> Any:
 def get_entry(batch: Any, path: Path) -> Any:
     """Returns the entry at a path."""
     for part in path:
-        batch = batch[part]
+        batch = _child(batch, part)
     return batch
+
+
+def _child(node: Any, key: Any) -> Any:
+    by_key = isinstance(node, (list, tuple)) or _is_mapping(node)
+    return node[key] if by_key else getattr(node, key)
+
+
+def _is_mapping(node: Any) -> bool:
+    """Returns whether something is a dict, or looks like one, as PyG's ``Data`` does."""
+    return isinstance(node, Mapping) or (hasattr(node, "keys") and hasattr(node, "__getitem__"))
 
 
 def name_of_path(path: Path) -> str:
@@ -139,15 +156,27 @@ def name_of_path(path: Path) -> str:
 
 
 def _leaves(tree: Any, path: Path = ()) -> Iterator[tuple[Path, Any]]:
-    names = getattr(tree, "_fields", None)  # a namedtuple, by position
-    if isinstance(tree, Mapping):
-        for key, value in tree.items():
-            yield from _leaves(value, (*path, key))
-    elif isinstance(tree, (list, tuple)) and (names or not _is_plain_data(tree)):
-        for i, value in enumerate(tree):
-            yield from _leaves(value, (*path, i))
-    else:
+    children = _children(tree)
+    if children is None:
         yield path, tree
+        return
+    for key, value in children:
+        yield from _leaves(value, (*path, key))
+
+
+def _children(node: Any) -> list[tuple[Any, Any]] | None:
+    """Returns the keys and values of a container, None for what is an entry itself."""
+    if isinstance(node, (Tensor, str, bytes, type)):
+        return None
+    if isinstance(node, (list, tuple)):
+        is_entry = not hasattr(node, "_fields") and _is_plain_data(node)
+        return None if is_entry else list(enumerate(node))
+    if _is_mapping(node):
+        return [(key, node[key]) for key in node.keys()]  # noqa: SIM118  PyG's Data iterates pairs
+    if is_dataclass(node):
+        return [(field.name, getattr(node, field.name)) for field in fields(node)]
+    public = {k: v for k, v in getattr(node, "__dict__", {}).items() if not k.startswith("_")}
+    return list(public.items()) or None
 
 
 def _is_plain_data(values: Sequence[Any]) -> bool:
@@ -203,8 +232,8 @@ def _by_name(batch: Any, leaves: dict[Path, Any], names: frozenset[str]) -> tupl
 
 
 def _key(batch: Any, path: Path) -> str:
-    fields = getattr(get_entry(batch, path[:-1]), "_fields", None)
-    return str(fields[path[-1]] if fields else path[-1])
+    names = getattr(get_entry(batch, path[:-1]), "_fields", None)
+    return str(names[path[-1]] if names else path[-1])
 
 
 def _by_position(leaves: dict[Path, Any], position: int) -> tuple[Path, ...]:
@@ -217,10 +246,30 @@ def _by_position(leaves: dict[Path, Any], position: int) -> tuple[Path, ...]:
 
 
 def _select(batch: Any, leaves: dict[Path, Any], selector: Any, argument: str) -> tuple[Path, ...]:
+    if callable(selector):
+        return _select_by(selector, batch, leaves, argument)
     several = isinstance(selector, Sequence) and not isinstance(selector, str)
     return tuple(
         _resolve(batch, leaves, part, argument) for part in (selector if several else [selector])
     )
+
+
+def _select_by(
+    function: Callable[[Any], Any], batch: Any, leaves: dict[Path, Any], argument: str
+) -> tuple[Path, ...]:
+    """Finds the entries that a function returns.
+
+    Raises:
+        ValueError: If it returns something else.
+    """
+    returned = function(batch)
+    wanted = returned if isinstance(returned, (list, tuple)) else [returned]
+    found = [[path for path, value in leaves.items() if value is tensor] for tensor in wanted]
+    if not all(found) or not all(isinstance(tensor, Tensor) for tensor in wanted):
+        name = getattr(function, "__name__", repr(function))
+        reason = f"has no entry that {argument}={name} returned: it must be a tensor of the batch"
+        raise ValueError(_cannot_tell(leaves, f"{reason} itself, and no view or copy"))
+    return tuple(paths[0] for paths in found)
 
 
 def _resolve(batch: Any, leaves: dict[Path, Any], selector: int | str, argument: str) -> Path:
@@ -232,16 +281,16 @@ def _resolve(batch: Any, leaves: dict[Path, Any], selector: int | str, argument:
     """
     node: Any = batch
     path: Path = ()
-    whole = isinstance(selector, int) or (isinstance(batch, Mapping) and selector in batch)
+    whole = isinstance(selector, int) or (_is_mapping(batch) and selector in batch)
     parts = [selector] if whole else str(selector).split(".")
     try:
         for part in parts:
             key = part
             if isinstance(node, Sequence):
-                fields = getattr(node, "_fields", ())
-                key = fields.index(part) if part in fields else range(len(node))[int(part)]
-            node, path = node[key], (*path, key)
-    except (KeyError, IndexError, ValueError, TypeError) as error:
+                names = getattr(node, "_fields", ())
+                key = names.index(part) if part in names else range(len(node))[int(part)]
+            node, path = _child(node, key), (*path, key)
+    except (AttributeError, KeyError, IndexError, ValueError, TypeError) as error:
         raise ValueError(_cannot_tell(leaves, f"has no entry {argument}={selector!r}")) from error
     if not isinstance(node, Tensor):
         raise TypeError(
@@ -331,9 +380,9 @@ def _cannot_tell(leaves: dict[Path, Any], reason: str) -> str:
     selectors = [path[0] if len(path) == 1 else ".".join(map(str, path)) for path in tensors]
     inputs, targets, *_ = (*selectors, 0, 1) if len(selectors) > 1 else (0, 1)
     return (
-        f"MixupCallback can't tell what to mix: the batch {reason}. Lists, tuples and dicts are "
-        f"looked into; it holds\n{_inventory(leaves)}\n"
-        "Say which entries are mixed, by index, key or dotted path, for example "
+        f"MixupCallback can't tell what to mix: the batch {reason}. It "
+        f"holds\n{_inventory(leaves)}\n"
+        "Say which entries are mixed, by index, key, dotted path or a function, for example "
         f"MixupCallback(inputs={inputs!r}, targets={targets!r}); others are left alone. "
         "targets=None is for modules that use no labels."
     )

@@ -62,8 +62,9 @@ class MixupCallback(Callback):
         recipe: How a batch is mixed, such as ``Mixup(1.0, per_sample=True)``.
         prob: The probability that a batch is mixed, in [0, 1]. 1 as in the paper: with a small
             alpha most batches are nearly clean anyway.
-        inputs: What is mixed: an index, key or dotted path in the batch, or several. ``"auto"``
-            takes the first of two, or the usual names such as ``image``, and never guesses.
+        inputs: What is mixed: an index, key or dotted path in the batch, several, or a function
+            of the batch that returns the tensors. ``"auto"`` takes the first of two, or the
+            usual names such as ``image``, and never guesses.
         targets: The targets, likewise. None for modules that use no labels.
         loss: The name of a submodule that computes the loss, where torch can't look into it
             (scripted, fused, custom autograd). It is evaluated once per candidate label.

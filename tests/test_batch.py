@@ -2,6 +2,8 @@
 
 import re
 from collections import OrderedDict, UserDict, namedtuple
+from dataclasses import dataclass
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -18,9 +20,65 @@ class Encoding(UserDict):
     """A dict of another library, like Hugging Face's."""
 
 
+@dataclass(frozen=True)
+class Sample:
+    """A batch that nobody can write to."""
+
+    image: object
+    label: object = None
+
+
+@dataclass(slots=True)
+class Slotted:
+    first: object
+    label: object = None
+
+
+class Record:
+    """An object with attributes, as a collate function of one's own may return."""
+
+    def __init__(self, image, label=None):
+        self.image, self.label, self._cache = image, label, {"secret": X}
+
+    def to(self, device):
+        return self
+
+
+class Graph:
+    """Looks like a dict, iterates over pairs and can be called, like PyG's Data."""
+
+    def __init__(self, **entries):
+        self.store = entries
+
+    def keys(self):
+        return list(self.store)
+
+    def __iter__(self):
+        return iter(self.store.items())
+
+    def __getitem__(self, key):
+        return self.store[key]
+
+    def __setitem__(self, key, value):
+        self.store[key] = value
+
+    def __copy__(self):
+        return Graph(**self.store)
+
+    def __call__(self):
+        return iter(self)
+
+
 @pytest.mark.parametrize(
     ("batch", "expected"),
     [
+        (Sample(X, Y), "'image', with the target 'label'"),
+        (Slotted(X, Y), "'first', with the target 'label'"),
+        (Record(X, Y), "'image', with the target 'label'"),
+        (SimpleNamespace(x=X, y=Y), "'x', with the target 'y'"),
+        (Graph(x=X, y=Y), "'x', with the target 'y'"),
+        ((Sample(X), Y), "'0.image', with the target batch[1]"),
+        ({"data": Record(X), "label": Y}, "'data.image', with the target 'label'"),
         ((X, Y), "batch[0], with the target batch[1]"),
         ([X, Y], "batch[0], with the target batch[1]"),
         ([[X, X], Y], "batch[0][0] and batch[0][1], with the target batch[1]"),
@@ -67,6 +125,20 @@ def test_the_usual_forms_are_found(batch, expected):
         ({"a.b": X, "label": Y}, "a.b", "label", "'a.b', with the target 'label'"),
         ({"image": X, "boxes": X, "label": Y}, "image", ("boxes", "label"), None),
         (Pair(Y, X), "image", "label", "batch[1], with the target batch[0]"),
+        (Sample(Y, X), "label", "image", "'label', with the target 'image'"),
+        (({"a": Record(X)}, Y), "0.a.image", 1, "'0.a.image', with the target batch[1]"),
+        (
+            Sample(Y, X),
+            lambda batch: batch.label,
+            lambda batch: batch.image,
+            "'label', with the target 'image'",
+        ),
+        (
+            (X, X.clone(), Y),
+            lambda batch: batch[:2],
+            lambda batch: batch[2],
+            "batch[0] and batch[1], with the target batch[2]",
+        ),
         (X, "auto", None, "the batch, without a target"),
         ([X], "auto", None, "batch[0], without a target"),
         ((X, Y), 0, None, "batch[0], without a target"),
@@ -128,6 +200,14 @@ def test_a_name_that_leads_nowhere_is_refused(inputs, targets, error, words):
 
 
 @pytest.mark.parametrize(
+    "choose", [lambda batch: batch["image"][:2], lambda batch: None, lambda batch: 3.5]
+)
+def test_a_function_must_return_what_is_in_the_batch(choose):
+    with pytest.raises(ValueError, match=r"no entry that inputs=<lambda> returned: .*no view"):
+        find_entries({"image": X, "label": Y}, choose)
+
+
+@pytest.mark.parametrize(
     ("x", "words"),
     [
         (X.byte(), r"uint8, and images are mixed as floats.*return x.float\(\) / 255, y"),
@@ -179,6 +259,11 @@ containers = st.recursive(
         st.dictionaries(keys, inner, min_size=1),
         st.dictionaries(keys, inner, min_size=1).map(OrderedDict),
         st.dictionaries(keys, inner, min_size=1).map(Encoding),
+        st.dictionaries(keys, inner, min_size=1).map(lambda entries: Graph(**entries)),
+        st.dictionaries(keys, inner, min_size=1).map(lambda entries: SimpleNamespace(**entries)),
+        st.tuples(inner, inner).map(lambda pair: Sample(*pair)),
+        st.tuples(inner, inner).map(lambda pair: Slotted(*pair)),
+        st.tuples(inner, inner).map(lambda pair: Record(*pair)),
     ),
     max_leaves=6,
 )
@@ -186,8 +271,13 @@ containers = st.recursive(
 
 def paths_of(tree, path=()):
     """Returns the paths of all leaves."""
-    if isinstance(tree, (dict, UserDict)):
-        return [p for key, value in tree.items() for p in paths_of(value, (*path, key))]
+    if isinstance(tree, (dict, UserDict, Graph)):
+        return [p for key in tree.keys() for p in paths_of(tree[key], (*path, key))]  # noqa: SIM118
+    if isinstance(tree, (Sample, Slotted, Record, SimpleNamespace)):
+        names = [
+            name for name in ("a", "b", "c", "image", "first", "label") if hasattr(tree, name)
+        ]
+        return [p for name in names for p in paths_of(getattr(tree, name), (*path, name))]
     if isinstance(tree, (list, tuple)):
         return [p for i, value in enumerate(tree) for p in paths_of(value, (*path, i))]
     return [path]

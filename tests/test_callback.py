@@ -7,6 +7,7 @@ import logging
 import math
 import pickle
 import weakref
+from dataclasses import dataclass
 from types import SimpleNamespace
 
 import numpy as np
@@ -780,6 +781,43 @@ def test_steps_of_every_form_train(make_trainer, module):
     assert all(mix is not None for mix in recorder.mixes)
     assert not torch.equal(parameters_of(trained), before)
     assert "training_step" not in vars(trained)
+
+
+@dataclass
+class Sample:
+    image: object
+    label: object
+
+
+class Record(SimpleNamespace):
+    def to(self, device):
+        return self
+
+
+@pytest.mark.parametrize("form", [Sample, Record])
+@pytest.mark.parametrize("select", ["names", "functions"])
+def test_batches_with_attributes_are_mixed_in_a_copy(make_trainer, form, select):
+    class ByAttribute(Classifier):
+        def training_step(self, batch, batch_idx):
+            assert type(batch) is form
+            self.seen = batch
+            return self.loss(self(batch.image), batch.label)
+
+    def collate(samples):
+        x, y = zip(*samples, strict=True)
+        return form(image=torch.stack(x), label=torch.stack(y))
+
+    by_function = {"inputs": lambda batch: batch.image, "targets": lambda batch: batch.label}
+    mixup = MixupCallback(1.0, **(by_function if select == "functions" else {}))
+    peek, module = Recorder(mixup), ByAttribute()
+    loader = DataLoader(make_loader().dataset, batch_size=16, collate_fn=collate)
+
+    make_trainer(callbacks=[mixup, peek]).fit(module, loader)
+
+    mix, original = peek.mixes[-1], peek.batches[-1]
+    torch.testing.assert_close(module.seen.image, mix.blend(original.image))
+    assert isinstance(module.seen.label, MixedTarget)
+    assert type(original.label) is torch.Tensor
 
 
 def test_the_learning_rate_finder_runs_mixed(make_trainer):
