@@ -16,7 +16,14 @@ from typing import Any, TypeAlias
 import torch
 from torch import Tensor
 
-__all__ = ["Entries", "find_entries", "get_entry", "name_of_path", "replace_entries"]
+__all__ = [
+    "Entries",
+    "find_entries",
+    "get_entry",
+    "looks_mixed",
+    "name_of_path",
+    "replace_entries",
+]
 
 Path: TypeAlias = tuple[Any, ...]
 Selector: TypeAlias = "int | str | Callable[[Any], Any] | Sequence[int | str] | None"
@@ -34,6 +41,11 @@ _INPUT_NAMES = _words("""
 
 _TARGET_NAMES = _words("""
     y label labels target targets mask masks class classes class_id class_ids category categories
+""")
+
+# A float for each sample, by which its loss counts: mixed like a label, and with it.
+_WEIGHT_NAMES = _words("""
+    weight weights sample_weight sample_weights loss_weight loss_weights
 """)
 
 # An integer entry of such a name tells samples apart and means nothing to a model.
@@ -66,7 +78,8 @@ def find_entries(batch: Any, inputs: Selector = "auto", targets: Selector = "aut
             them, or a function of the batch that returns the entries; ``"auto"`` goes by position
             (inputs first, targets second) and by the usual names (``image``, ``label``, …), and
             refuses what these leave open.
-        targets: Likewise; None where there are no targets to mix.
+        targets: Likewise, with a ``weight`` for each sample's loss; None where there are no
+            targets to mix.
 
     Returns:
         The paths of inputs and targets, and the size and device of the batch.
@@ -83,6 +96,8 @@ def find_entries(batch: Any, inputs: Selector = "auto", targets: Selector = "aut
     leaves = dict(_leaves(batch))
     target_paths = _find_targets(batch, leaves, targets, inputs)
     input_paths = _find_inputs(batch, leaves, inputs, target_paths)
+    if targets == "auto":
+        target_paths += _find_weights(batch, leaves, (*input_paths, *target_paths))
     mixed = (*input_paths, *target_paths)
     for path in input_paths:
         _check_input(path, leaves[path])
@@ -144,6 +159,21 @@ def _child(node: Any, key: Any) -> Any:
 def _is_mapping(node: Any) -> bool:
     """Returns whether something is a dict, or looks like one, as PyG's ``Data`` does."""
     return isinstance(node, Mapping) or (hasattr(node, "keys") and hasattr(node, "__getitem__"))
+
+
+def looks_mixed(target: Tensor) -> bool:
+    """Returns whether a target holds shares of classes, as mixing and smoothing make them.
+
+    Example:
+        >>> looks_mixed(torch.tensor([[0.9, 0.1], [0.0, 1.0]]))
+        True
+        >>> looks_mixed(torch.eye(3))
+        False
+    """
+    if not target.is_floating_point() or target.ndim < 2 or target.shape[1] < 2:
+        return False
+    shares = (target >= 0).all() & ((target.sum(dim=1) - 1).abs() < 1e-3).all()
+    return bool(shares & (target < 0.999).logical_and(target > 0.001).any())
 
 
 def name_of_path(path: Path) -> str:
@@ -220,6 +250,18 @@ def _find_inputs(
     if not found:
         raise ValueError(_cannot_tell(leaves, "has entries that don't tell which is the input"))
     return found
+
+
+def _find_weights(
+    batch: Any, leaves: dict[Path, Any], known: tuple[Path, ...]
+) -> tuple[Path, ...]:
+    sizes = {leaves[path].shape[:1] for path in known}
+    named = _by_name(batch, leaves, _WEIGHT_NAMES)
+    return tuple(
+        path
+        for path in named
+        if path not in known and leaves[path].shape[:1] in sizes and _can_be_mixed(leaves[path])
+    )
 
 
 def _by_name(batch: Any, leaves: dict[Path, Any], names: frozenset[str]) -> tuple[Path, ...]:

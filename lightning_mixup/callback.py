@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
-from lightning.pytorch.utilities import rank_zero_info
+from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 
 from lightning_mixup.arguments import (
     check_probability,
@@ -30,6 +30,7 @@ from lightning_mixup.batch import (
     Selector,
     find_entries,
     get_entry,
+    looks_mixed,
     name_of_path,
     replace_entries,
 )
@@ -243,7 +244,7 @@ class MixupCallback(Callback):
         if not self._mixes:
             return
         self._entries = find_entries(batch, self.inputs, self.targets)
-        self._announce(self._entries)
+        self._announce(batch, self._entries)
         rng = _generator(self._seed, trainer.global_rank, self._batch_number)
         if rng.random() < self.prob:
             self.mix = self.recipe.draw(rng, self._entries.batch_size, self._entries.device)
@@ -274,13 +275,23 @@ class MixupCallback(Callback):
             _warn_of_reading(*usage.read_as)
         return merge(output)
 
-    def _announce(self, entries: Entries) -> None:
-        if not self._announced:
-            self._announced = True
-            rank_zero_info(
-                f"MixupCallback: mixing {entries.describe()}: {self.recipe.describe()}, partners "
-                "within the batch."
-            )
+    def _announce(self, batch: Any, entries: Entries) -> None:
+        """Says once what is mixed, and warns if something else seems to mix, too."""
+        if self._announced:
+            return
+        self._announced = True
+        rank_zero_info(
+            f"MixupCallback: mixing {entries.describe()}: {self.recipe.describe()}, partners "
+            "within the batch."
+        )
+        for path in entries.targets:
+            if looks_mixed(get_entry(batch, path)):
+                rank_zero_warn(
+                    f"The target {name_of_path(path)} holds shares of classes: it looks mixed or "
+                    "smoothed already. If a collate function or a transform mixes the batches, "
+                    "leave that or MixupCallback out; for smoothing, use the loss's own "
+                    "label_smoothing. If these are soft labels by nature, all is well."
+                )
 
     def _end_step(self) -> None:
         for usage in self._usages:

@@ -10,7 +10,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lightning_mixup.batch import find_entries, get_entry, replace_entries
+from lightning_mixup.batch import find_entries, get_entry, looks_mixed, replace_entries
 
 X, Y = torch.randn(4, 3), torch.arange(4)
 Pair = namedtuple("Pair", ["label", "image"])
@@ -73,6 +73,11 @@ class Graph:
     ("batch", "expected"),
     [
         (Sample(X, Y), "'image', with the target 'label'"),
+        (
+            {"image": X, "label": Y, "weight": X[:, 0]},
+            "'image', with the target 'label' and 'weight'",
+        ),
+        ({"image": X, "label": Y, "weights": torch.ones(7)}, "'image', with the target 'label'"),
         (Slotted(X, Y), "'first', with the target 'label'"),
         (Record(X, Y), "'image', with the target 'label'"),
         (SimpleNamespace(x=X, y=Y), "'x', with the target 'y'"),
@@ -244,6 +249,25 @@ def test_an_entry_named_twice_is_refused(inputs, targets):
 def test_the_advice_names_entries_of_this_batch():
     with pytest.raises(ValueError, match=r"inputs='first', targets='second.left'"):
         find_entries({"first": X, "second": {"left": X}})
+
+
+@pytest.mark.parametrize(
+    ("target", "expected"),
+    [
+        (Y, False),
+        (torch.eye(4), False),
+        (torch.eye(4) * 0.9 + 0.025, True),
+        (torch.tensor([[0.3, 0.7], [0.0, 1.0]]), True),
+        (torch.tensor([[0.3, 0.3], [0.0, 1.0]]), False),
+        (torch.tensor([[1.0, 1.0], [0.0, 1.0]]), False),
+        (torch.rand(4), False),
+        (torch.ones(4, 1), False),
+        (torch.full((2, 2, 3, 3), 0.5), True),
+        (torch.tensor([[1.5, -0.5]]), False),
+    ],
+)
+def test_shares_of_classes_look_mixed(target, expected):
+    assert looks_mixed(target) is expected
 
 
 # A copy with entries replaced.

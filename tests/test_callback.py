@@ -1058,6 +1058,56 @@ def test_what_is_mixed_is_said_once(make_trainer, caplog):
     ]
 
 
+class SoftLabels(Classifier):
+    def training_step(self, batch, batch_idx):
+        x, y = batch
+        return F.cross_entropy(self(x), y)
+
+
+def test_targets_that_are_mixed_already_get_one_warning(make_trainer):
+    """As those of a collate function that mixes, too."""
+    x, y = torch.randn(32, FEATURES), F.one_hot(torch.arange(32) % CLASSES).float()
+    loader = DataLoader(TensorDataset(x, 0.8 * y + 0.2 * y.roll(1, 0)), batch_size=8)
+
+    with pytest.warns(UserWarning, match=r"batch\[1\] .* looks mixed or smoothed") as warned:
+        make_trainer(callbacks=[MixupCallback()], max_epochs=2).fit(SoftLabels(), loader)
+
+    assert len([w for w in warned if "looks mixed" in str(w.message)]) == 1
+
+
+class Weighted(Classifier):
+    def training_step(self, batch, batch_idx):
+        losses = F.cross_entropy(self(batch["image"]), batch["label"], reduction="none")
+        self.losses.append((losses * batch["weight"]).mean().detach())
+        return (losses * batch["weight"]).mean()
+
+
+@pytest.mark.parametrize("per_sample", [False, True], ids=["per_batch", "per_sample"])
+def test_a_weight_of_each_samples_loss_is_mixed_with_its_label(make_trainer, per_sample):
+    """λ·w_a·loss(y_a) + (1 − λ)·w_b·loss(y_b), and not a mean weight for both."""
+    module = Weighted()
+    module.losses = []
+    net = copy.deepcopy(module.net)
+    batch = {
+        "image": torch.randn(16, FEATURES),
+        "label": torch.arange(16) % CLASSES,
+        "weight": torch.rand(16),
+    }
+    mixup = MixupCallback(recipe=Mixup(1.0, per_sample=per_sample))
+    peek = Recorder(mixup)
+
+    make_trainer(callbacks=[mixup, peek]).fit(module, DataLoader([batch], batch_size=None))
+
+    mix = peek.mixes[0]
+    own, partner = batch, {name: value[mix.partner] for name, value in batch.items()}
+    logits = net(mix.blend(batch["image"]))
+    each = [
+        b["weight"] * F.cross_entropy(logits, b["label"], reduction="none") for b in (own, partner)
+    ]
+    expected = (mix.weight * each[0] + (1 - mix.weight) * each[1]).mean()
+    torch.testing.assert_close(module.losses[0].double(), expected.detach().double())
+
+
 def test_that_nothing_is_mixed_is_said(make_trainer, caplog):
     caplog.set_level(logging.INFO)
 
