@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import inspect
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from numbers import Integral
 from typing import Any
 
@@ -90,6 +90,7 @@ class MixupCallback(Callback):
     _usages: list[Usage]  # of the labels that were mixed in this step
     _entries: Entries | None
     _batch_number: int | None  # for which the mix was drawn
+    _fetches: bool  # whether the step takes a dataloader_iter
     _announced: bool
     _told: bool  # of labels that were read as numbers
 
@@ -137,11 +138,7 @@ class MixupCallback(Callback):
     # When.
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Stands in for ``training_step`` until the fit ends.
-
-        Raises:
-            TypeError: If ``training_step`` fetches its batches itself.
-        """
+        """Stands in for ``training_step`` until the fit ends."""
         callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]
         others = [other for other in callbacks if isinstance(other, CalibrationMonitor)]
         stands_back = bool(others) if self.calibration is True else self.monitor in others
@@ -150,11 +147,7 @@ class MixupCallback(Callback):
             return
         self._release()
         self._seed = torch.initial_seed() if self.seed is None else self.seed
-        if "dataloader_iter" in inspect.signature(pl_module.training_step).parameters:
-            raise TypeError(
-                f"{type(pl_module).__name__}.training_step takes a dataloader_iter, so there is "
-                "no batch to mix before it runs. Let it take `batch` instead."
-            )
+        self._fetches = "dataloader_iter" in inspect.signature(pl_module.training_step).parameters
 
         def step(method: Any, args: Any, kwargs: Any) -> Any:
             return self._run_step(trainer, method, args, kwargs)
@@ -175,8 +168,10 @@ class MixupCallback(Callback):
     def on_train_batch_start(
         self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
     ) -> None:
-        """Draws the mix of this batch."""
-        self._draw(trainer, batch)
+        """Draws the mix of this batch, unless the step will fetch it."""
+        self._end_step()
+        if not self._fetches:
+            self._draw(trainer, batch)
 
     def on_train_batch_end(
         self,
@@ -239,7 +234,7 @@ class MixupCallback(Callback):
 
     def _draw(self, trainer: Trainer, batch: Any) -> None:
         """Draws from the seed, the rank and the number of the batch, and from nothing else."""
-        self._end_step()
+        self.mix = None
         self._batch_number = _batch_number(trainer)
         if not self._mixes:
             return
@@ -255,25 +250,43 @@ class MixupCallback(Callback):
         """Hands a mixed copy to the step; only in training, and only in the mix's own step."""
         if not trainer.training:
             return method(*args, **kwargs)
-        batch = args[0] if args else next(iter(kwargs.values()))  # which Lightning gives first
-        if self._batch_number != _batch_number(trainer):
+        usages: list[Usage] = []
+
+        def hand(batch: Any) -> Any:
+            return self._handed(trainer, batch, usages)
+
+        given = args[0] if args else next(iter(kwargs.values()))  # what Lightning gives first
+        handed = _Fetching(given, hand) if self._fetches else hand(given)
+        if args:
+            output = method(handed, *args[1:], **kwargs)
+        else:
+            output = method(**{**kwargs, next(iter(kwargs)): handed})
+        for usage in usages:
+            self._check(trainer, usage, output)
+        return merge(output)
+
+    def _handed(self, trainer: Trainer, batch: Any, usages: list[Usage]) -> Any:
+        """Returns what the step is handed for a batch."""
+        is_new = self._batch_number != _batch_number(trainer)
+        if is_new:
             # The learning rate finder swaps callbacks out, and on_train_batch_start with them.
+            self._end_step()
+        if is_new or self._fetches:
             self._draw(trainer, batch)
         if self.mix is None or self._entries is None or _is_mixed(batch, self._entries):
-            return method(*args, **kwargs)
-        usage = Usage()
-        mixed = self._mixed(batch, self.mix, self._entries, usage)
-        if args:
-            output = method(mixed, *args[1:], **kwargs)
-        else:
-            output = method(**{**kwargs, next(iter(kwargs)): mixed})
+            return batch
+        usages.append(Usage())
+        return self._mixed(batch, self.mix, self._entries, usages[-1])
+
+    def _check(self, trainer: Trainer, usage: Usage, output: Any) -> None:
+        """Looks at what became of the labels in a step."""
         module = trainer.lightning_module
-        if not (output is None and module.automatic_optimization):  # which skips the step
+        skips = output is None and module.automatic_optimization
+        if not skips and self._entries is not None:
             _check_use(module, self._entries, usage)
         if usage.read_as is not None and not self._told and trainer.is_global_zero:
             self._told = True
             _warn_of_reading(*usage.read_as)
-        return merge(output)
 
     def _announce(self, batch: Any, entries: Entries) -> None:
         """Says once what is mixed, and warns if something else seems to mix, too."""
@@ -338,10 +351,25 @@ class MixupCallback(Callback):
         self._report("on_test_end", trainer, pl_module)
 
 
+class _Fetching:
+    """An iterator of batches for a step that takes a ``dataloader_iter``."""
+
+    def __init__(self, batches: Iterator[Any], hand: Callable[[Any], Any]) -> None:
+        self._batches, self._hand = batches, hand
+
+    def __iter__(self) -> _Fetching:
+        return self
+
+    def __next__(self) -> Any:
+        batch, *numbers = next(self._batches)
+        return self._hand(batch), *numbers
+
+
 def _at_rest() -> dict[str, Any]:
     """Returns what a callback holds outside of a fit."""
     nothing: dict[str, Any] = dict.fromkeys(("mix", "_entries", "_batch_number"))
-    return {**nothing, "_interceptions": [], "_usages": [], "_announced": False, "_told": False}
+    flags = dict.fromkeys(("_fetches", "_announced", "_told"), False)
+    return {**nothing, **flags, "_interceptions": [], "_usages": []}
 
 
 def _is_mixed(batch: Any, entries: Entries) -> bool:

@@ -736,6 +736,30 @@ class Manual(Classifier):
         optimizer.step()
 
 
+class Fetching(Classifier):
+    """Fetches its own batches, as pipelined training does."""
+
+    def training_step(self, dataloader_iter):
+        (x, y), *_ = next(dataloader_iter)
+        return self.loss(self(x), y)
+
+
+@pytest.mark.filterwarnings("ignore:.*`dataloader_iter`")
+@pytest.mark.parametrize("per_sample", [False, True], ids=["per_batch", "per_sample"])
+def test_a_step_that_fetches_its_batches_gets_the_same_mixed_ones(make_trainer, per_sample):
+    def fit(module):
+        mixup = MixupCallback(recipe=Mixup(1.0, per_sample=per_sample), seed=1)
+        make_trainer(callbacks=[mixup], max_epochs=2).fit(module, make_loader(size=60))
+        return parameters_of(module)
+
+    torch.manual_seed(3)
+    module = Classifier()
+    fetching = Fetching()
+    fetching.load_state_dict(module.state_dict())
+
+    assert torch.equal(fit(fetching), fit(module))
+
+
 class WithSecondPass(Classifier):
     """Hands itself the batch that it was handed, as sharpness-aware minimisation does."""
 
@@ -1016,16 +1040,6 @@ def test_a_target_that_no_loss_ever_used_is_refused(make_trainer):
         trainer.fit(module, make_loader())
 
     assert torch.equal(parameters_of(module), before)
-
-
-@pytest.mark.filterwarnings("ignore:You are using the `dataloader_iter` step flavor")
-def test_a_step_that_fetches_its_own_batches_is_refused(make_trainer):
-    class Fetches(Classifier):
-        def training_step(self, dataloader_iter):
-            raise AssertionError("not reached")
-
-    with pytest.raises(TypeError, match="takes a dataloader_iter"):
-        make_trainer(callbacks=[MixupCallback()]).fit(Fetches(), make_loader())
 
 
 # What is shown.
