@@ -44,6 +44,7 @@ from lightning_mixup.per_sample import embed, join, run_per_sample
 from lightning_mixup.targets import (
     Kind,
     MixedTarget,
+    as_number,
     dominant,
     has_own_value,
     is_live,
@@ -51,7 +52,6 @@ from lightning_mixup.targets import (
     plain,
     reading,
     release,
-    settled,
 )
 from lightning_mixup.trees import map_tensors, map_together
 from lightning_mixup.writes import add_up, write
@@ -135,7 +135,7 @@ def _simplified(call: Call) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
     if len({len(tensor.weights) for tensor in call.live}) > 1:
         double = any(tensor.dtype is torch.float64 for tensor in call.tensors)
         dtype = torch.float64 if double else torch.get_default_dtype()
-        settle = functools.partial(settled, dtype=dtype)
+        settle = functools.partial(as_number, dtype=dtype)
         return map_tensors(args, settle), map_tensors(kwargs, settle)
     for tensor in call.live:
         if tensor.requires_grad and not tensor.candidates[-1].requires_grad:

@@ -35,6 +35,7 @@ __all__ = [
     "Kind",
     "MixedTarget",
     "Usage",
+    "as_number",
     "dominant",
     "has_own_value",
     "is_live",
@@ -45,7 +46,6 @@ __all__ = [
     "plain",
     "reading",
     "release",
-    "settled",
     "turn_into_mixed",
     "weighted_sum",
 ]
@@ -362,7 +362,7 @@ def dominant(tensor: Tensor) -> Tensor:
     return reading(tensor)
 
 
-def settled(tensor: Tensor, dtype: torch.dtype) -> Tensor:
+def as_number(tensor: Tensor, dtype: torch.dtype) -> Tensor:
     """Returns the only candidate of what is merged already, and anything else as it is."""
     if not is_live(tensor) or len(tensor.weights) > 1:
         return tensor
