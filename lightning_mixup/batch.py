@@ -418,9 +418,7 @@ def _is_id(path: Path, value: Tensor) -> bool:
 
 
 def _cannot_tell(leaves: dict[Path, Any], reason: str) -> str:
-    tensors = [path for path, value in leaves.items() if isinstance(value, Tensor)]
-    selectors = [path[0] if len(path) == 1 else ".".join(map(str, path)) for path in tensors]
-    inputs, targets, *_ = (*selectors, 0, 1) if len(selectors) > 1 else (0, 1)
+    inputs, targets = _suggestion(leaves)
     return (
         f"MixupCallback can't tell what to mix: the batch {reason}. It "
         f"holds\n{_inventory(leaves)}\n"
@@ -428,6 +426,24 @@ def _cannot_tell(leaves: dict[Path, Any], reason: str) -> str:
         f"MixupCallback(inputs={inputs!r}, targets={targets!r}); others are left alone. "
         "targets=None is for modules that use no labels."
     )
+
+
+def _suggestion(leaves: dict[Path, Any]) -> tuple[Any, Any]:
+    """Returns selectors that could be meant: a target by its name, and all that goes with it."""
+    tensors = {path: value for path, value in leaves.items() if isinstance(value, Tensor) and path}
+    named = [path for path in tensors if str(path[-1]).lower() in _TARGET_NAMES]
+    if len(named) != 1 or len(tensors) < 2:
+        first, second = ([*map(_selector, tensors), 0, 1] if len(tensors) > 1 else [0, 1])[:2]
+        return first, second
+    size = tensors[named[0]].shape[:1]
+    others = [path for path in tensors if path not in named]
+    alike = [p for p in others if _can_be_mixed(tensors[p]) and tensors[p].shape[:1] == size]
+    inputs = [_selector(path) for path in alike or others[:1]]
+    return inputs[0] if len(inputs) == 1 else inputs, _selector(named[0])
+
+
+def _selector(path: Path) -> Any:
+    return path[0] if len(path) == 1 else ".".join(map(str, path))
 
 
 def _inventory(leaves: dict[Path, Any]) -> str:

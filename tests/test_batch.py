@@ -246,6 +246,19 @@ def test_an_entry_named_twice_is_refused(inputs, targets):
         find_entries((X, X), inputs, targets)
 
 
+@pytest.mark.parametrize(
+    ("batch", "advice"),
+    [
+        ({"image": X, "depth": X, "label": Y}, "inputs=['image', 'depth'], targets='label'"),
+        ({"a": X, "ids": Y, "mean": torch.ones(2), "y": Y}, "inputs='a', targets='y'"),
+        ((X, Y, X), "inputs=0, targets=1"),
+    ],
+)
+def test_the_advice_takes_the_target_by_its_name_and_what_goes_with_it(batch, advice):
+    with pytest.raises(ValueError, match=re.escape(advice)):
+        find_entries(batch, "nothing of the kind")
+
+
 def test_the_advice_names_entries_of_this_batch():
     with pytest.raises(ValueError, match=r"inputs='first', targets='second.left'"):
         find_entries({"first": X, "second": {"left": X}})

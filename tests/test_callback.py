@@ -6,6 +6,7 @@ import inspect
 import logging
 import math
 import pickle
+import re
 import weakref
 from dataclasses import dataclass
 from types import SimpleNamespace
@@ -1009,6 +1010,92 @@ def test_a_batch_that_cannot_be_mixed_is_refused_before_a_step(make_trainer, bat
         trainer.fit(AnyBatch(), DataLoader([batch], batch_size=None))
 
     assert trainer.global_step == 0
+
+
+# What the messages advise, followed to the letter.
+
+
+def refusal(make_trainer, module, batch, mixup=None):
+    """Returns the message with which a batch is refused."""
+    with pytest.raises((TypeError, ValueError, RuntimeError)) as caught:
+        make_trainer(callbacks=[mixup or MixupCallback()]).fit(
+            module, DataLoader([batch], batch_size=None)
+        )
+    return str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("batch", "names"),
+    [
+        ({"a": X, "b": Y}, ("a", "b")),
+        ((X, Y, X), (0, 1)),
+        ({"image": X, "depth": X, "label": Y}, ("image", "label")),
+    ],
+    ids=["dict", "three", "extra"],
+)
+def test_the_advice_for_a_batch_that_leaves_it_open_works(make_trainer, batch, names):
+    class ByName(Classifier):
+        def training_step(self, batch, batch_idx):
+            x, y = (batch[name] for name in names)
+            return self.loss(self(x), y)
+
+    message = refusal(make_trainer, ByName(), batch)
+
+    advice = re.search(r"for example (MixupCallback\(.*\));", message).group(1)
+    trainer = make_trainer(callbacks=[eval(advice)])
+    trainer.fit(ByName(), DataLoader([batch], batch_size=None))
+    assert trainer.global_step == 1
+
+
+def test_the_advice_for_images_of_bytes_works(make_trainer):
+    class Converting(Classifier):
+        pass
+
+    batch = ((255 * X.sigmoid()).byte(), Y)
+    message = refusal(make_trainer, Classifier(), batch)
+
+    signature, body = re.search(r"(on_after_batch_transfer\(.*?\)), .* `(.*)`", message).groups()
+    scope = {}
+    exec(f"def {signature}:\n    " + body.replace("; ", "\n    "), scope)
+    Converting.on_after_batch_transfer = scope["on_after_batch_transfer"]
+    trainer = make_trainer(callbacks=[MixupCallback()])
+    trainer.fit(Converting(), DataLoader([batch], batch_size=None))
+    assert trainer.global_step == 1
+
+
+def test_the_advice_for_a_module_without_labels_works(make_trainer):
+    class Autoencoder(Classifier):
+        def training_step(self, batch, batch_idx):
+            (x,) = batch
+            return self(x).pow(2).mean()
+
+    message = refusal(make_trainer, Autoencoder(), [X])
+
+    assert "targets=None is for modules that use no labels" in message
+    trainer = make_trainer(callbacks=[MixupCallback(targets=None)])
+    trainer.fit(Autoencoder(), DataLoader([[X]], batch_size=None))
+    assert trainer.global_step == 1
+
+
+def test_the_advice_for_a_loss_that_reads_labels_as_numbers_works(make_trainer):
+    class Reading(nn.Module):
+        def forward(self, logits, y):
+            return -sum(logits[i].log_softmax(0)[label] for i, label in enumerate(y.tolist()))
+
+    class WithReading(Classifier):
+        def __init__(self):
+            super().__init__()
+            self.criterion = Reading()
+
+        def loss(self, logits, y):
+            return self.criterion(logits, y)
+
+    message = refusal(make_trainer, WithReading(), (X, Y), MixupCallback(1.0))
+
+    advice = re.search(r"MixupCallback\(loss='criterion'\)", message).group(0)
+    trainer = make_trainer(callbacks=[eval(advice)])
+    trainer.fit(WithReading(), DataLoader([(X, Y)], batch_size=None))
+    assert trainer.global_step == 1
 
 
 @pytest.mark.parametrize("settings", [{"alpha": 0}, {"prob": 0}], ids=str)
