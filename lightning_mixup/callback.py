@@ -8,7 +8,7 @@ it; here is only the order of events.
 from __future__ import annotations
 
 import inspect
-import warnings
+import logging
 from collections.abc import Callable, Iterator
 from numbers import Integral
 from typing import Any
@@ -42,6 +42,8 @@ from lightning_mixup.recipes import Mix, Mixup
 from lightning_mixup.targets import MixedTarget, Usage, merge
 
 __all__ = ["MixupCallback"]
+
+_log = logging.getLogger(__name__)
 
 
 class MixupCallback(Callback):
@@ -286,7 +288,7 @@ class MixupCallback(Callback):
             _check_use(module, self._entries, usage)
         if usage.read_as is not None and not self._told and trainer.is_global_zero:
             self._told = True
-            _warn_of_reading(*usage.read_as)
+            _tell_of_reading(*usage.read_as)
 
     def _announce(self, batch: Any, entries: Entries) -> None:
         """Says once what is mixed, and warns if something else seems to mix, too."""
@@ -408,14 +410,16 @@ def _check_use(module: LightningModule, entries: Entries, usage: Usage) -> None:
     )
 
 
-def _warn_of_reading(operation: str, file: str, line: int) -> None:
-    """Warns at the line where labels were read as numbers."""
-    message = (
-        f"training_step reads mixed labels as plain numbers here, by {operation}(), and is given "
-        "the dominant label of each sample. That is right for a metric. Should a loss depend on "
-        "these numbers, put it into a submodule and name that, MixupCallback(loss='criterion')."
+def _tell_of_reading(operation: str, file: str, line: int) -> None:
+    """Logs the line where labels were read as numbers, as a metric rightly may."""
+    _log.warning(
+        "%s:%s: training_step reads mixed labels as plain numbers here, by %s(), and is given the "
+        "dominant label of each sample. That is right for a metric. Should a loss depend on these "
+        "numbers, put it into a submodule and name that, MixupCallback(loss='criterion').",
+        file,
+        line,
+        operation,
     )
-    warnings.warn_explicit(message, UserWarning, file, line)
 
 
 def _monitor_from(calibration: bool | CalibrationMonitor) -> CalibrationMonitor | None:  # noqa: FBT001

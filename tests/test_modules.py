@@ -37,9 +37,6 @@ BATCH, FEATURES, CLASSES = 8, 6, 4
 
 WEIGHTS = {False: "per_batch", True: "per_sample"}
 
-# Metrics may read labels as numbers; `test_callback.py` says when that is warned of.
-pytestmark = pytest.mark.filterwarnings("ignore:training_step reads mixed labels as plain")
-
 
 def points(*shape):
     return torch.randn(BATCH, *(shape or (FEATURES,)))
