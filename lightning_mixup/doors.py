@@ -72,5 +72,8 @@ def gather_plainly(
     if torch.distributed.is_available() and torch.distributed.is_initialized():
         call = Call(gather, args, kwargs)
         if any(tensor.kind is Kind.LABEL for tensor in call.live):
-            call.refuse("gathers labels, which every rank mixes by weights of its own")
+            call.refuse(
+                "gathers labels, which every rank mixes by weights of its own; if that is for a "
+                "metric, gather lightning_mixup.merge(labels)"
+            )
     return gather(*merge(args), **merge(kwargs))
