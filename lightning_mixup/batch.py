@@ -432,8 +432,10 @@ def _suggestion(leaves: dict[Path, Any]) -> tuple[Any, Any]:
     """Returns selectors that could be meant: a target by its name, and all that goes with it."""
     tensors = {path: value for path, value in leaves.items() if isinstance(value, Tensor) and path}
     named = [path for path in tensors if str(path[-1]).lower() in _TARGET_NAMES]
-    if len(named) != 1 or len(tensors) < 2:
-        first, second = ([*map(_selector, tensors), 0, 1] if len(tensors) > 1 else [0, 1])[:2]
+    if len(tensors) < 2:
+        return 0, 1
+    if len(named) != 1:
+        first, second, *_ = map(_selector, tensors)
         return first, second
     size = tensors[named[0]].shape[:1]
     others = [path for path in tensors if path not in named]

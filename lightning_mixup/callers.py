@@ -60,7 +60,6 @@ def in_submodule() -> bool:
     return any(
         frame.f_code is _CALL_OF_MODULE and not hasattr(frame.f_locals["self"], "training_step")
         for frame in _frames()
-        if frame.f_globals.get("__name__") not in _BORDERS
     )
 
 

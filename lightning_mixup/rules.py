@@ -109,15 +109,15 @@ def _check_followed(call: Call) -> None:
         call.refuse("watches the gradient of one tensor, where every label has its own")
     if call.kwargs.get("out") is not None:
         call.refuse("writes into out=")
-    if in_autograd_function() and not call.only_totals:
-        call.refuse("is run in a custom autograd function, whose gradient nobody can follow")
 
 
 def _reader(call: Call) -> Callable[[Tensor], Tensor] | None:
     """Returns how labels are read by one who counts or compares them, if that is who asks."""
-    if (call.per_sample and call.name in TALLIES) or (call.settled and call.name in COMPARISONS):
-        return reading
     if in_autograd_function():
+        if not call.only_totals:
+            call.refuse("is run in a custom autograd function, whose gradient nobody can follow")
+        return reading
+    if (call.per_sample and call.name in TALLIES) or (call.settled and call.name in COMPARISONS):
         return reading
     if not in_metric():
         return None
