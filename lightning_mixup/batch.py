@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, is_dataclass
 from typing import Any, TypeAlias
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -48,8 +49,18 @@ _WEIGHT_NAMES = _words("""
     weight weights sample_weight sample_weights loss_weight loss_weights
 """)
 
-# An integer entry of such a name tells samples apart and means nothing to a model.
-_ID_NAMES = ("id", "ids", "idx", "index", "indices", "key", "keys", "uid", "uuid", "path", "paths")
+# An entry of such a name tells samples apart and means nothing to a model: strings, or one integer
+# for each sample. That of a user, a shop or a token is a category, which a model embeds.
+_ID_NAMES = _words("""
+    id ids idx index indices key keys uid uuid path paths name names file files filename filenames
+""")
+_OWNERS_OF_IDS = _words("""
+    sample samples example examples instance row batch data file image images img audio video
+""")
+
+# What makes it work, in the words of several messages.
+_MAKE_TENSORS = "`torch.as_tensor` of numbers, `torch.stack` of tensors of one size"
+_LAYERS = "MixupCallback(layers=[...]); `callback.suggest_layers(module, batch)` lists them"
 
 
 @dataclass(frozen=True)
@@ -99,15 +110,19 @@ def find_entries(batch: Any, inputs: Selector = "auto", targets: Selector = "aut
     if targets == "auto":
         target_paths += _find_weights(batch, leaves, (*input_paths, *target_paths))
     mixed = (*input_paths, *target_paths)
+    for path in mixed:
+        _check_dense(batch, path, leaves[path])
     for path in input_paths:
-        _check_input(path, leaves[path])
-    _check_once(leaves, mixed)
-    _check_sizes(leaves, mixed)
+        _check_input(batch, leaves, path)
+    _check_once(batch, leaves, mixed)
+    _check_sizes(batch, leaves, mixed)
     first = leaves[input_paths[0]]
+    entries = Entries(input_paths, target_paths, len(first), first.device)
     if inputs == "auto":
+        _check_views(batch, leaves, input_paths)
         unused = _likely_targets(batch, leaves) if targets is None else ()
-        _check_rest(leaves, (*mixed, *unused), len(first))
-    return Entries(input_paths, target_paths, len(first), first.device)
+        _check_rest(batch, leaves, entries, unused)
+    return entries
 
 
 def replace_entries(batch: Any, values: Mapping[Path, Any]) -> Any:
@@ -202,6 +217,7 @@ def _children(node: Any) -> list[tuple[Any, Any]] | None:
         is_entry = not hasattr(node, "_fields") and _is_plain_data(node)
         return None if is_entry else list(enumerate(node))
     if _is_mapping(node):
+        node = copy.copy(node)  # PyG's HeteroData makes what it is asked for.
         return [(key, node[key]) for key in node.keys()]  # noqa: SIM118  PyG's Data iterates pairs
     if is_dataclass(node):
         return [(field.name, getattr(node, field.name)) for field in fields(node)]
@@ -226,7 +242,7 @@ def _find_targets(
     found = _likely_targets(batch, free)
     if len(found) != 1:
         reason = "has several entries that could be the target" if found else "has no target"
-        raise ValueError(_cannot_tell(leaves, reason))
+        raise ValueError(_cannot_tell(batch, leaves, reason))
     return found
 
 
@@ -248,19 +264,20 @@ def _find_inputs(
     if not found and (len(tensors) == 1 or only_integers):
         found = tuple(tensors[:1])
     if not found:
-        raise ValueError(_cannot_tell(leaves, "has entries that don't tell which is the input"))
+        raise ValueError(
+            _cannot_tell(batch, leaves, "has entries that don't tell which is the input")
+        )
     return found
 
 
 def _find_weights(
     batch: Any, leaves: dict[Path, Any], known: tuple[Path, ...]
 ) -> tuple[Path, ...]:
-    sizes = {leaves[path].shape[:1] for path in known}
-    named = _by_name(batch, leaves, _WEIGHT_NAMES)
+    sizes = {_length(leaves[path]) for path in known}
     return tuple(
         path
-        for path in named
-        if path not in known and leaves[path].shape[:1] in sizes and _can_be_mixed(leaves[path])
+        for path in _by_name(batch, leaves, _WEIGHT_NAMES)
+        if path not in known and _length(leaves[path]) in sizes and _can_be_mixed(leaves[path])
     )
 
 
@@ -310,8 +327,8 @@ def _select_by(
     if not all(found) or not all(isinstance(tensor, Tensor) for tensor in wanted):
         name = getattr(function, "__name__", repr(function))
         reason = f"has no entry that {argument}={name} returned: it must be a tensor of the batch"
-        raise ValueError(_cannot_tell(leaves, f"{reason} itself, and no view or copy"))
-    return tuple(paths[0] for paths in found)
+        raise ValueError(_cannot_tell(batch, leaves, f"{reason} itself, and no view or copy"))
+    return tuple(path for paths in found for path in paths)  # one tensor may be several entries
 
 
 def _resolve(batch: Any, leaves: dict[Path, Any], selector: int | str, argument: str) -> Path:
@@ -333,44 +350,106 @@ def _resolve(batch: Any, leaves: dict[Path, Any], selector: int | str, argument:
                 key = names.index(part) if part in names else range(len(node))[int(part)]
             node, path = _child(node, key), (*path, key)
     except (AttributeError, KeyError, IndexError, ValueError, TypeError) as error:
-        raise ValueError(_cannot_tell(leaves, f"has no entry {argument}={selector!r}")) from error
+        raise ValueError(
+            _cannot_tell(batch, leaves, f"has no entry {argument}={selector!r}")
+        ) from error
+    if isinstance(node, Tensor) and path not in leaves:
+        raise ValueError(_cannot_tell(batch, leaves, f"hides {argument}={selector!r}"))
     if not isinstance(node, Tensor):
         raise TypeError(
             f"{argument}={selector!r} is a {type(node).__name__} in this batch, but a tensor is "
-            f"mixed. The batch holds\n{_inventory(leaves)}"
+            f"mixed: make one of it in the collate function, by {_MAKE_TENSORS}. The batch "
+            f"holds\n{_inventory(leaves)}"
         )
     return path
 
 
+def _is_float(value: Any) -> bool:
+    return isinstance(value, Tensor) and _can_be_mixed(value)
+
+
 def _can_be_mixed(value: Tensor) -> bool:
-    return value.is_floating_point() or value.is_complex()
+    is_number = value.is_floating_point() and value.dtype.itemsize > 1  # Floats of 8 bits store.
+    return is_number or value.is_complex()
 
 
-def _check_input(path: Path, value: Tensor) -> None:
-    name = name_of_path(path)
+def _length(node: Any) -> int | None:
+    """Returns how many samples a tensor, an array or a list could hold, None for other things."""
+    if isinstance(node, (list, tuple)):
+        return None if hasattr(node, "_fields") else len(node)
+    if getattr(node, "is_nested", False):
+        return int(node.size(0))  # Nested tensors needn't have a shape.
+    shape = getattr(node, "shape", None)
+    return shape[0] if shape else None
+
+
+# Refusals, each with the sentence that makes it work.
+
+
+def _check_dense(batch: Any, path: Path, value: Tensor) -> None:
+    """Refuses sparse and nested tensors.
+
+    Raises:
+        TypeError: For them.
+    """
+    if value.is_nested or value.layout != torch.strided:
+        kind = "nested" if value.is_nested else value.layout
+        change = "to_padded_tensor(0.0)" if value.is_nested else "to_dense()"
+        raise TypeError(
+            f"The entry {name_of_path(path)} is {kind}, and dense tensors are mixed. Convert it "
+            f"{_conversion(batch, path, change)}."
+        )
+
+
+def _check_input(batch: Any, leaves: dict[Path, Any], path: Path) -> None:
+    """Refuses what can't be interpolated.
+
+    Raises:
+        TypeError: For integers, and other types that are no numbers.
+    """
+    name, value = name_of_path(path), leaves[path]
     if _can_be_mixed(value):
-        if value.layout != torch.strided:
-            raise TypeError(
-                f"The input {name} is {value.layout}, and dense tensors are mixed. Convert it in "
-                "on_after_batch_transfer, for example with `x.to_dense()`."
-            )
         return
     if value.dtype == torch.uint8:
         raise TypeError(
             f"The input {name} has dtype torch.uint8, and images are mixed as floats. Convert "
-            "them on the device before, in the module's on_after_batch_transfer(self, batch, "
-            "dataloader_idx), for example `x, y = batch; return x.float() / 255, y`."
+            f"them {_conversion(batch, path, 'float() / 255')}."
         )
+    inputs, targets = _suggestion(batch, leaves)
+    example = f", for example {_call(inputs, targets)}" if inputs else ""
     raise TypeError(
-        f"The input {name} has dtype {value.dtype}, and integers can't be interpolated. If it "
-        "holds token or category ids, they can be mixed at a hidden layer only, such as their "
-        "embedding: name a hidden layer, layers=[...], once there is a version with it. If it is "
-        "the target, say so: MixupCallback(inputs=..., targets=...). If it holds quantities, "
-        "convert it in the module's on_after_batch_transfer, for example with `x.float()`."
+        f"The input {name} has dtype {value.dtype}, which can't be interpolated. If it holds "
+        f"token or category ids, name the layer that embeds them, {_LAYERS}. If it is no input, "
+        f"say what is by inputs= and targets={example}. "
+        f"If it holds quantities, convert it {_conversion(batch, path, 'float()')}."
     )
 
 
-def _check_once(leaves: dict[Path, Any], paths: tuple[Path, ...]) -> None:
+def _conversion(batch: Any, path: Path, change: str) -> str:
+    """Writes the hook that changes an entry, or where else to do so if its container is frozen."""
+    hook = "in the module's on_after_batch_transfer(self, batch, dataloader_idx), for example "
+    owner, entry = batch, "batch"
+    for i, part in enumerate(path):
+        owner = get_entry(batch, path[:i])
+        names = getattr(owner, "_fields", None)
+        by_key = names is None and (isinstance(owner, (list, tuple)) or _is_mapping(owner))
+        entry += f"[{part!r}]" if by_key else f".{names[part] if names else part}"
+    field, changed = entry.rpartition(".")[2], f"{entry}.{change}"
+    frozen = getattr(owner, "__dataclass_params__", None)
+    if not path:
+        return f"{hook}`return {changed}`"
+    if not isinstance(owner, tuple) and not (frozen and frozen.frozen):
+        return f"{hook}`{entry} = {changed}; return batch`"
+    if len(path) > 1:
+        return f"in the dataset, for example with `x.{change}`"
+    if hasattr(owner, "_fields"):
+        return f"{hook}`return batch._replace({field}={changed})`"
+    if frozen:
+        return f"{hook}`return dataclasses.replace(batch, {field}={changed})`"
+    return f"{hook}`batch = list(batch); {entry} = {changed}; return batch`"
+
+
+def _check_once(batch: Any, leaves: dict[Path, Any], paths: tuple[Path, ...]) -> None:
     """Refuses an entry that is named twice.
 
     Raises:
@@ -378,74 +457,224 @@ def _check_once(leaves: dict[Path, Any], paths: tuple[Path, ...]) -> None:
     """
     twice = sorted({name_of_path(path) for path in paths if paths.count(path) > 1})
     if twice:
-        raise ValueError(_cannot_tell(leaves, f"has {', '.join(twice)} named more than once"))
+        raise ValueError(
+            _cannot_tell(batch, leaves, f"has {', '.join(twice)} named more than once")
+        )
 
 
-def _check_sizes(leaves: dict[Path, Any], paths: tuple[Path, ...]) -> None:
+def _check_sizes(batch: Any, leaves: dict[Path, Any], paths: tuple[Path, ...]) -> None:
     """Refuses entries that don't have the same samples.
 
     Raises:
         ValueError: Then.
     """
-    sizes = {tuple(leaves[path].shape[:1]) for path in paths}
-    if len(sizes) == 1 and () not in sizes:
+    sizes = {_length(leaves[path]) for path in paths}
+    if len(sizes) == 1 and None not in sizes:
         return
     shapes = ", ".join(f"{name_of_path(p)} {tuple(leaves[p].shape)}" for p in paths)
     raise ValueError(
         f"Inputs and targets don't have the same batch size: {shapes}. The first dimension counts "
-        "the samples; say what is mixed with MixupCallback(inputs=..., targets=...)."
+        "the samples; say what is mixed with MixupCallback(inputs=..., targets=...). Where a "
+        "sample has several rows, as graphs have nodes, name a hidden layer with one row for each "
+        f"sample, such as the pooling, {_LAYERS}.{_on_lists(batch, leaves, paths)}"
     )
 
 
-def _check_rest(leaves: dict[Path, Any], known: tuple[Path, ...], batch_size: int) -> None:
+def _check_views(batch: Any, leaves: dict[Path, Any], inputs: tuple[Path, ...]) -> None:
+    """Refuses as many tensors as samples, of different size: each of them may be a sample.
+
+    Raises:
+        ValueError: Then.
+    """
+    shapes = {leaves[path].shape for path in inputs}
+    owners = {path[:-1] for path in inputs}
+    if len(shapes) > 1 and len(owners) == 1 and len(inputs) == len(leaves[inputs[0]]):
+        owner = owners.pop()
+        if owner and _length(get_entry(batch, owner)) == len(inputs):
+            reason = f"has samples or views of different size in {name_of_path(owner)}"
+            raise ValueError(_cannot_tell(batch, leaves, reason))
+
+
+def _check_rest(
+    batch: Any, leaves: dict[Path, Any], entries: Entries, unused: tuple[Path, ...]
+) -> None:
     """Refuses a batch of which a part would stay unmixed without a word.
 
     Raises:
         ValueError: Then.
     """
+    first = leaves[entries.inputs[0]]
     for path, value in leaves.items():
-        if path in known or not isinstance(value, Tensor):
+        if path in entries.inputs + entries.targets:
             continue
-        if value.shape[:1] == (batch_size,) and not _is_id(path, value):
-            raise ValueError(
-                _cannot_tell(leaves, f"has an entry {name_of_path(path)} beside the input")
-            )
+        counts = path not in unused and _counts_samples(batch, path, value, entries.batch_size)
+        if (counts and not _tells_apart(batch, path, value)) or _is_alike(value, first):
+            reason = f"has an entry {name_of_path(path)} beside the input"
+            has_targets = bool(entries.targets)
+            raise ValueError(_cannot_tell(batch, leaves, reason, has_targets=has_targets))
 
 
-def _is_id(path: Path, value: Tensor) -> bool:
-    words = str(path[-1]).lower().replace("-", "_").split("_")
-    return not value.is_floating_point() and words[-1] in _ID_NAMES
+def _counts_samples(batch: Any, path: Path, value: Any, batch_size: int) -> bool:
+    """Returns whether an entry has a part for each sample, or is in a list that has."""
+    lists = range(1, len(path)) if isinstance(value, Tensor) else ()
+    lengths = [_length(value), *(_length(get_entry(batch, path[:i])) for i in lists)]
+    return batch_size in lengths or (isinstance(value, Tensor) and _is_named_id(batch, path))
 
 
-def _cannot_tell(leaves: dict[Path, Any], reason: str) -> str:
-    inputs, targets = _suggestion(leaves)
+def _is_named_id(batch: Any, path: Path) -> bool:
+    return _words_of(batch, path)[-1] in _ID_NAMES
+
+
+def _words_of(batch: Any, path: Path) -> list[str]:
+    return _key(batch, path).lower().replace("-", "_").split("_")
+
+
+def _is_alike(value: Any, first: Tensor) -> bool:
+    """Returns whether a tensor may hold other samples, as those of an episode's queries."""
+    if not isinstance(value, Tensor) or value.is_nested or value.ndim < 2 or len(value) == 1:
+        return False
+    return _can_be_mixed(value) and value.shape[1:] == first.shape[1:]
+
+
+def _tells_apart(batch: Any, path: Path, value: Any) -> bool:
+    """Returns whether an entry is recognisably an id, a path or an index of each sample."""
+    *owner, last = _words_of(batch, path)
+    if isinstance(value, Tensor):
+        is_integer, count = not _can_be_mixed(value), value.numel()
+    else:
+        array = np.asarray(value)
+        if array.dtype.kind in "OSU":
+            return last in _ID_NAMES or last.isdecimal()  # Strings in a tuple are paths.
+        is_integer, count = array.dtype.kind in "iu", array.size
+    is_of_sample = last in _ID_NAMES and {*owner} <= _OWNERS_OF_IDS
+    return is_integer and is_of_sample and count == _length(value)
+
+
+# What makes it work.
+
+
+def _cannot_tell(
+    batch: Any, leaves: dict[Path, Any], reason: str, *, has_targets: bool = True
+) -> str:
+    inputs, targets = _suggestion(batch, leaves, has_targets=has_targets)
+    arrays = [name_of_path(path) for path, value in leaves.items() if _is_array(value)]
+    is_whole = inputs and (targets or not arrays)
+    example = f", for example {_call(inputs, targets)}" if is_whole else ""
+    sentences = [
+        f"MixupCallback can't tell what to mix: the batch {reason}. It holds\n"
+        f"{_inventory(leaves)}\n"
+        f"Say which entries are mixed, by index, key, dotted path or a function{example}; others "
+        "are left alone. targets=None is for modules that use no labels."
+    ]
+    pairs = _are_pairs(*_sets(batch, leaves))
+    if arrays:
+        names = " and ".join(arrays)
+        sentences.append(
+            f"To mix {names}, make a tensor in the collate function: {_MAKE_TENSORS}."
+        )
+    tensors = [path for path, value in leaves.items() if isinstance(value, Tensor)]
+    integers = [
+        name_of_path(path)
+        for path in tensors
+        if path not in _sets(batch, leaves)[1] and not _can_be_mixed(leaves[path])
+        if not _tells_apart(batch, path, leaves[path])
+    ]
+    if integers:
+        sentences.append(
+            f"Integers such as {integers[0]} can't be interpolated: if the model computes with "
+            f"them, name a layer behind which all is floats, one row for each sample, {_LAYERS}."
+        )
+    if pairs:
+        sentences.append(
+            "Of several sets of samples, such as an episode's support and queries, one is enough; "
+            "its first dimension counts samples, not episodes."
+        )
+    return " ".join(sentences) + ("" if pairs else _on_lists(batch, leaves, tensors))
+
+
+def _on_lists(batch: Any, leaves: dict[Path, Any], paths: Sequence[Path]) -> str:
+    """Says what to do about a list with an entry for each sample, if it is one."""
+    lists = [
+        path[:i]
+        for path in paths
+        for i in range(leaves[path].ndim > 0, len(path))
+        if i + 1 < len(path) or i > 0
+        if _length(get_entry(batch, path[:i])) is not None
+    ]
+    if not lists:
+        return ""
     return (
-        f"MixupCallback can't tell what to mix: the batch {reason}. It "
-        f"holds\n{_inventory(leaves)}\n"
-        "Say which entries are mixed, by index, key, dotted path or a function, for example "
-        f"MixupCallback(inputs={inputs!r}, targets={targets!r}); others are left alone. "
-        "targets=None is for modules that use no labels."
+        f" If {name_of_path(min(lists, key=len))} has an entry for each sample, make one tensor "
+        "of them in the collate function, `torch.stack`, resized or padded where their sizes "
+        "differ; or name a hidden layer with one row for each sample, MixupCallback(layers=[...])."
     )
 
 
-def _suggestion(leaves: dict[Path, Any]) -> tuple[Any, Any]:
-    """Returns selectors that could be meant: a target by its name, and all that goes with it."""
-    tensors = {path: value for path, value in leaves.items() if isinstance(value, Tensor) and path}
-    named = [path for path in tensors if str(path[-1]).lower() in _TARGET_NAMES]
-    if len(tensors) < 2:
-        return 0, 1
-    if len(named) != 1:
-        first, second, *_ = map(_selector, tensors)
-        return first, second
-    size = tensors[named[0]].shape[:1]
-    others = [path for path in tensors if path not in named]
-    alike = [p for p in others if _can_be_mixed(tensors[p]) and tensors[p].shape[:1] == size]
-    inputs = [_selector(path) for path in alike or others[:1]]
-    return inputs[0] if len(inputs) == 1 else inputs, _selector(named[0])
+def _suggestion(
+    batch: Any, leaves: dict[Path, Any], *, has_targets: bool = True
+) -> tuple[tuple[Path, ...], tuple[Path, ...]]:
+    """Returns entries that could be meant: targets, and all that goes with them."""
+    inputs, targets = _sets(batch, leaves)
+    if not has_targets:
+        inputs, targets = [path for path, value in leaves.items() if _is_float(value)], []
+    if _are_pairs(inputs, targets):
+        inputs, targets = inputs[-1:], targets[-1:]  # queries follow their support
+    size = _length(leaves[(targets or inputs)[0]]) if targets or inputs else None
+    inputs = [path for path in inputs if _length(leaves[path]) == size]
+    targets = [path for path in targets if _length(leaves[path]) == size]
+    weights = _find_weights(batch, leaves, tuple(targets)) if inputs else ()
+    return tuple(inputs), (*targets, *weights)
 
 
-def _selector(path: Path) -> Any:
-    return path[0] if len(path) == 1 else ".".join(map(str, path))
+def _are_pairs(inputs: list[Path], targets: list[Path]) -> bool:
+    return len(inputs) == len(targets) > 1
+
+
+def _sets(batch: Any, leaves: dict[Path, Any]) -> tuple[list[Path], list[Path]]:
+    """Returns what could be inputs and targets, of each set of samples in a batch."""
+    tensors = {p: v for p, v in leaves.items() if isinstance(v, Tensor) and p and _length(v)}
+    if any(_is_of_one_sample(batch, path, value) for path, value in leaves.items()):
+        return [], []
+    weights = _by_name(batch, tensors, _WEIGHT_NAMES)
+    ends = [path for path in tensors if _words_of(batch, path)[-1] in _TARGET_NAMES]
+    floats = [p for p, v in tensors.items() if _is_float(v) and p not in (*weights, *ends)]
+    named = list(_by_name(batch, tensors, _TARGET_NAMES)) or ends
+    if named:
+        return floats, named
+    numbers = [path for path, value in tensors.items() if not _is_float(value)]
+    rank = min((tensors[path].ndim for path in numbers), default=0)
+    numbers = [path for path in numbers if tensors[path].ndim == rank]
+    if not numbers or not floats:
+        return floats[:1], floats[1:2]
+    if all(isinstance(path[0], int) for path in tensors):  # inputs first, targets after them
+        numbers = [path for path in numbers if path > floats[0]]
+        floats = [path for path in floats if not numbers or path < numbers[-1]]
+    chosen = numbers[: len(floats)]
+    lists = {path[:-1] for path in chosen} - {()}
+    return floats, [path for path in numbers if path in chosen or path[:-1] in lists]
+
+
+def _is_of_one_sample(batch: Any, path: Path, value: Any) -> bool:
+    """Returns whether an entry is in a list of records, or of scalars, one for each sample."""
+    is_scalar = isinstance(value, Tensor) and value.ndim == 0
+    lists = [i for i in range(len(path)) if _length(get_entry(batch, path[:i])) is not None]
+    return any(0 < i < len(path) - 1 or (is_scalar and len(path) > 1) for i in lists)
+
+
+def _call(inputs: tuple[Path, ...], targets: tuple[Path, ...]) -> str:
+    """Writes the arguments that name entries."""
+    chosen = []
+    for paths in (inputs, targets):
+        names = [path[0] if len(path) == 1 else ".".join(map(str, path)) for path in paths]
+        chosen.append(names[0] if len(names) == 1 else names)
+    return f"MixupCallback(inputs={chosen[0]!r}, targets={chosen[1] or None!r})"
+
+
+def _is_array(value: Any) -> bool:
+    """Returns whether numbers could be a tensor, and are none."""
+    if isinstance(value, Tensor) or not _length(value):
+        return False
+    return np.asarray(value).dtype.kind in "biufc"
 
 
 def _inventory(leaves: dict[Path, Any]) -> str:
@@ -453,6 +682,7 @@ def _inventory(leaves: dict[Path, Any]) -> str:
     for path, value in leaves.items():
         kind = type(value).__name__
         if isinstance(value, Tensor):
-            kind = f"{str(value.dtype).removeprefix('torch.')} {tuple(value.shape)}"
+            shape = "nested" if value.is_nested else tuple(value.shape)
+            kind = f"{str(value.dtype).removeprefix('torch.')} {shape}"
         lines.append(f"  {name_of_path(path)}: {kind}")
     return "\n".join(lines) or "  nothing"

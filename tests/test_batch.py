@@ -1,19 +1,26 @@
 """Tests for lightning_mixup.batch: what is found in a batch, and a copy with it replaced."""
 
+import dataclasses
 import re
 from collections import OrderedDict, UserDict, namedtuple
 from dataclasses import dataclass
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from lightning_mixup import MixupCallback
 from lightning_mixup.batch import find_entries, get_entry, looks_mixed, replace_entries
 
 X, Y = torch.randn(4, 3), torch.arange(4)
 Pair = namedtuple("Pair", ["label", "image"])
+Indexed = namedtuple("Indexed", ["image", "label", "index"])
+BYTES = (255 * X.sigmoid()).byte()
+IMAGES = [torch.randn(3, 8, 8 + i) for i in range(4)]
+EPISODE = (torch.randn(6, 3), torch.arange(6) % 3, torch.randn(9, 3), torch.arange(9) % 3)
 
 
 class Encoding(UserDict):
@@ -97,6 +104,12 @@ class Graph:
         ),
         ({"image": X, "label": Y, "sample_id": Y}, "'image', with the target 'label'"),
         ({"image": X, "label": Y, "mean": torch.zeros(3)}, "'image', with the target 'label'"),
+        ({"image": X, "label": Y, "mean": X[:1]}, "'image', with the target 'label'"),
+        ({"image": X, "label": Y, "id": np.arange(4)}, "'image', with the target 'label'"),
+        ({"image": X, "label": Y, "image-id": [7, 8, 9, 9]}, "'image', with the target 'label'"),
+        ({"image": X, "label": Y, "patient_name": "abcd"}, "'image', with the target 'label'"),
+        ({"image": X, "label": Y, "note": None}, "'image', with the target 'label'"),
+        (Indexed(X, Y, Y), "batch[0], with the target batch[1]"),
         ({"glucose": X, "label": Y}, "'glucose', with the target 'label'"),
         ({"image": X, "audio": X, "label": Y}, "'image' and 'audio', with the target 'label'"),
         (({"image": X}, Y), "'0.image', with the target batch[1]"),
@@ -171,6 +184,24 @@ def test_indices_keys_and_paths_are_followed(batch, inputs, targets, expected):
         ({"image": X, "kind": Y, "label": Y}, "an entry 'kind' beside the input"),
         ({"image": X, "label": Y, "idx": X}, "an entry 'idx' beside the input"),
         ((X, Y, Y), r"an entry batch\[2\] beside the input"),
+        ({"image": X, "input_ids": torch.stack([Y, Y], 1), "label": Y}, "an entry 'input_ids'"),
+        ({"x": X, "user_id": Y, "y": Y}, "an entry 'user_id' beside"),
+        ({"x": X, "indices": torch.zeros(4, 5).long(), "y": Y}, "an entry 'indices' beside"),
+        ({"x": X, "category_id": Y, "label": Y}, "an entry 'category_id' beside"),
+        ({"x": X, "edge_index": torch.zeros(2, 9).long(), "y": Y}, "an entry 'edge_index' beside"),
+        ({"image": X, "caption": ["a cat"] * 4, "label": Y}, "an entry 'caption' beside"),
+        ({"image": X, "age": [1.5, 2.0, 7.0, 9.0], "label": Y}, "an entry 'age' beside"),
+        ({"image": X, "age": X.numpy(), "label": Y}, "an entry 'age' beside"),
+        ({"image": X, "id": X[:, 0].numpy(), "label": Y}, "an entry 'id' beside"),
+        ({"image": X, "boxes": [torch.rand(2, 4)] * 4, "label": Y}, "an entry 'boxes.0' beside"),
+        (
+            {"image": X, "label": Y, "unlabelled": torch.randn(7, 3)},
+            "an entry 'unlabelled' beside",
+        ),
+        (EPISODE, r"an entry batch\[2\] beside"),
+        ([[torch.randn(4, 8, 8 + i) for i in range(4)], Y], r"samples or views of different size"),
+        ((X.numpy(), Y), "don't tell which is the input"),
+        ({"image": X, "label": [0, 1, 2, 0]}, "has no target"),
         ((X, [Y, Y]), "several entries that could be the target"),
         (X, "has no target"),
         ("batch", "has no target"),
@@ -182,9 +213,9 @@ def test_what_cannot_be_told_is_refused_with_an_inventory(batch, words):
     with pytest.raises(ValueError, match=words) as caught:
         find_entries(batch)
 
-    assert re.search(r"for example MixupCallback\(inputs=.+, targets=.+\)", str(caught.value))
+    assert "Say which entries are mixed, by index, key, dotted path" in str(caught.value)
     if isinstance(batch, dict):
-        assert all(f"'{key}': " in str(caught.value) for key in batch)
+        assert all(re.search(rf"'{key}(\.0)?': ", str(caught.value)) for key in batch)
 
 
 @pytest.mark.parametrize(
@@ -212,19 +243,205 @@ def test_a_function_must_return_what_is_in_the_batch(choose):
         find_entries({"image": X, "label": Y}, choose)
 
 
+def test_a_tensor_that_is_in_a_batch_twice_is_chosen_twice():
+    batch = {"image": X, "again": X, "label": Y}
+
+    entries = find_entries(batch, lambda batch: batch["again"], "label")
+
+    assert entries.inputs == (("image",), ("again",))
+
+
+def test_views_without_labels_are_all_mixed_or_named():
+    views = [X, X.clone()]
+
+    with pytest.raises(ValueError, match=r"MixupCallback\(inputs=\[0, 1\], targets=None\)"):
+        find_entries(views, targets=None)
+
+    assert find_entries(views, [0, 1], None).inputs == ((0,), (1,))
+
+
 @pytest.mark.parametrize(
     ("x", "words"),
     [
-        (X.byte(), r"uint8, and images are mixed as floats.*return x.float\(\) / 255, y"),
-        (Y, r"int64.*name a hidden layer"),
+        (X.byte(), r"uint8, and images are mixed as floats.*batch\[0\].float\(\) / 255"),
+        (Y, r"int64.*name the layer that embeds them, MixupCallback\(layers=\[...\]\)"),
         (X > 0, r"torch.bool"),
-        (X.to_sparse(), r"sparse_coo.*x.to_dense\(\)"),
+        (X.to(torch.float8_e4m3fn), r"float8_e4m3fn.*batch\[0\].float\(\)"),
+        (X.to_sparse(), r"sparse_coo.*batch\[0\].to_dense\(\)"),
     ],
-    ids=["uint8", "int64", "bool", "sparse"],
+    ids=["uint8", "int64", "bool", "float8", "sparse"],
 )
 def test_what_cannot_be_interpolated_is_refused(x, words):
     with pytest.raises(TypeError, match=words):
         find_entries((x, Y))
+
+
+@pytest.mark.filterwarnings("ignore:The PyTorch API of nested tensors")
+@pytest.mark.parametrize("layout", [torch.strided, torch.jagged])
+def test_nested_tensors_are_refused_and_padded(layout):
+    x = torch.nested.nested_tensor([X, X[:2]], layout=layout)
+
+    assert "dense tensors are mixed" in refusal_of((x, Y[:2]))
+    assert "batch[0].to_padded_tensor(0.0)" in refusal_of((x, Y[:2]))
+    assert "batch[0]: float32 nested" in refusal_of((x, Y[:2]), inputs="none")
+    assert find_entries((x.to_padded_tensor(0.0), Y[:2])).batch_size == 2
+
+
+@pytest.mark.parametrize("form", [None, "keys"])
+def test_a_sparse_target_is_refused(form):
+    batch = (X, X.to_sparse()) if form is None else {"image": X, "label": X.to_sparse()}
+
+    with pytest.raises(TypeError, match=r"sparse_coo, and dense tensors are mixed.*to_dense\(\)"):
+        find_entries(batch)
+
+
+FORMS = [
+    lambda x: [x, Y],
+    lambda x: (x, Y),
+    lambda x: [[x, X], Y],
+    lambda x: {"image": x, "label": Y},
+    lambda x: {"data": Record(x), "label": Y},
+    lambda x: Encoding(image=x, label=Y),
+    lambda x: Graph(image=x, label=Y),
+    lambda x: Pair(Y, x),
+    lambda x: Sample(x, Y),
+    lambda x: Slotted(x, Y),
+    lambda x: Record(x, Y),
+]
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize(
+    "make", [torch.Tensor.byte, torch.Tensor.to_sparse], ids=["uint8", "sparse"]
+)
+def test_the_hook_that_a_message_writes_converts_a_batch_of_any_form(form, make):
+    batch = form(make(255 * X.sigmoid()))
+    message = refusal_of(batch)
+
+    body = re.search(r"on_after_batch_transfer\(.*?\), for example `(.*?)`", message).group(1)
+    scope = {"dataclasses": dataclasses}
+    exec("def convert(batch):\n    " + body.replace("; ", "\n    "), scope)
+
+    assert find_entries(scope["convert"](batch)).batch_size == 4
+
+
+@pytest.mark.parametrize("batch", [((X.byte(), X), Y), {"image": Sample(X.byte()), "label": Y}])
+def test_what_no_hook_can_write_to_is_converted_in_the_dataset(batch):
+    assert "Convert them in the dataset, for example with `x.float() / 255`" in refusal_of(batch)
+
+
+def refusal_of(batch, **arguments):
+    with pytest.raises((TypeError, ValueError)) as caught:
+        find_entries(batch, **arguments)
+    return str(caught.value)
+
+
+SUPPORT, QUERY = EPISODE[:2], EPISODE[2:]
+
+
+@pytest.mark.parametrize(
+    ("batch", "inputs", "targets"),
+    [
+        (EPISODE, 2, 3),
+        ((EPISODE[0], EPISODE[1], EPISODE[0], EPISODE[1]), 2, 3),
+        ((SUPPORT, QUERY), "1.0", "1.1"),
+        ({"support": SUPPORT, "query": QUERY}, "query.0", "query.1"),
+        (
+            dict(zip(("support_x", "support_y", "query_x", "query_y"), EPISODE, strict=True)),
+            "query_x",
+            "query_y",
+        ),
+        ({"a": (X, Y), "b": (X, Y)}, "b.0", "b.1"),
+        ({"labelled": (X, Y), "more": X}, ["labelled.0", "more"], "labelled.1"),
+        ((X, torch.stack([Y, Y], 1), Y), 0, 2),
+        ((Y, X, Y), 1, 2),
+        ({"image": X, "mask": X > 0, "label": Y}, "image", ["mask", "label"]),
+        ({"image": X, "attention_mask": X, "label": Y}, "image", "label"),
+        ((X, [Y, Y]), 0, ["1.0", "1.1"]),
+    ],
+    ids=str,
+)
+def test_the_advice_names_what_goes_together(batch, inputs, targets):
+    advice = re.search(r"for example (MixupCallback\(.*?\))[;.]", refusal_of(batch)).group(1)
+
+    mixup = eval(advice, {"MixupCallback": MixupCallback})
+
+    assert (mixup.inputs, mixup.targets) == (inputs, targets)
+    assert find_entries(batch, mixup.inputs, mixup.targets).batch_size > 1
+
+
+def test_the_advice_for_a_weight_takes_it_along():
+    message = refusal_of({"image": X, "label": Y, "weight": X[:, 0]}, targets="label")
+
+    assert "MixupCallback(inputs='image', targets=['label', 'weight'])" in message
+
+
+@pytest.mark.parametrize(
+    "batch",
+    [
+        (IMAGES, Y),
+        {"image": IMAGES, "label": Y},
+        (X, [{"boxes": torch.rand(i + 1, 4), "labels": Y[: i + 1]} for i in range(4)]),
+        [(X[i], Y[i]) for i in range(4)],
+        [{"image": X[i], "label": Y[i]} for i in range(4)],
+        (list(X), list(Y)),
+    ],
+    ids=["images", "named images", "boxes", "pairs", "dicts", "two lists"],
+)
+def test_lists_with_an_entry_for_each_sample_are_told_to_be_stacked(batch):
+    message = refusal_of(batch)
+
+    assert re.search(r"has an entry for each sample, make one tensor .* `torch.stack`", message)
+    assert "MixupCallback(inputs=" not in message.replace("MixupCallback(inputs=..., targets", "")
+
+
+@pytest.mark.parametrize("entry", [Y.numpy(), Y.tolist()], ids=["array", "list"])
+def test_numbers_that_are_no_tensor_are_told_to_be_one(entry):
+    message = refusal_of((X, entry))
+
+    assert "To mix batch[1], make a tensor in the collate function: `torch.as_tensor`" in message
+    assert find_entries((X, torch.as_tensor(entry))).batch_size == 4
+    assert "as_tensor" in refusal_of((X, entry), targets=1)
+
+
+@pytest.mark.parametrize(
+    "batch",
+    [
+        {"x": torch.randn(9, 3), "edge_index": torch.zeros(2, 9).long(), "batch": Y, "y": Y},
+        (torch.nn.utils.rnn.pack_sequence([X, X[:2]]), Y[:2]),
+        {"cont": X, "cat": Y, "y": Y},
+        {"input_ids": Y, "attention_mask": X, "labels": Y},
+        {"input_ids": Y, "attention_mask": Y},
+    ],
+    ids=["graphs", "sequences", "table", "float mask", "no labels"],
+)
+def test_what_only_a_layer_makes_one_row_of_is_told_so(batch):
+    message = refusal_of(batch)
+
+    assert "MixupCallback(layers=[...]); `callback.suggest_layers(module, batch)`" in message
+    assert "inputs='attention_mask'" not in message
+
+
+class Making(Graph):
+    """Makes what it is asked for, as PyG's HeteroData does, and has names of another level."""
+
+    def keys(self):
+        return ["x"]
+
+    def __getitem__(self, key):
+        return self.store.setdefault(key, {})
+
+    def __copy__(self):
+        return Making(**self.store)
+
+
+def test_nothing_is_made_in_a_batch_by_looking_at_it():
+    batch = Making(paper={"x": X})
+
+    refusal_of(batch)
+
+    assert list(batch.store) == ["paper"]
+    assert "hides inputs='paper.x'" in refusal_of(batch, inputs="paper.x", targets=None)
 
 
 @pytest.mark.parametrize("y", [torch.arange(3), torch.tensor(1)], ids=["other", "scalar"])
@@ -236,7 +453,9 @@ def test_different_batch_sizes_are_refused(y):
 def test_token_ids_in_a_dict_are_told_as_such():
     batch = {"input_ids": Y, "attention_mask": Y, "labels": Y}
 
-    with pytest.raises(TypeError, match=r"'input_ids' has dtype torch.int64.*name a hidden layer"):
+    with pytest.raises(
+        TypeError, match=r"'input_ids' has dtype torch.int64.*the layer that embeds"
+    ):
         find_entries(batch)
 
 
