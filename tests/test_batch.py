@@ -554,3 +554,151 @@ def test_the_copy_differs_in_the_named_entries_and_the_original_in_none(tree, da
         assert found == expected if path in named else found is expected
     if () not in named:
         assert type(copied) is type(tree)
+
+
+# Whole batches: what is found in them, and the mixed copy.
+
+TARGETS = {
+    "classes": Y,
+    "a number": X[:, 0],
+    "soft labels": torch.eye(4),
+    "pixels": torch.zeros(4, 5, 5).long(),
+    "bools": X > 0,
+}
+LEFT_ALONE = {
+    "sample_id": Y,
+    "index": Y[:, None],
+    "path": ["a", "b", "c", "d"],
+    "scale": torch.tensor(2.0),
+    "std": torch.ones(3),
+    "note": None,
+    "epoch": 3,
+    "source": "a camera",
+}
+REFUSED = {
+    "age": X.clone(),
+    "age_mask": X > 0,
+    "category_ids": torch.zeros(4, 2).long(),
+    "user_id": Y.clone(),
+    "indices": torch.zeros(4, 5).long(),
+    "heights": [1.0, 2.0, 3.0, 4.0],
+    "array": np.ones((4, 2)),
+    "queries": torch.randn(9, 3),
+}
+
+
+def dataclass_of(**entries):
+    return dataclasses.make_dataclass("Made", entries)(**entries)
+
+
+def frozen_of(**entries):
+    return dataclasses.make_dataclass("Made", entries, frozen=True)(**entries)
+
+
+def slotted_of(**entries):
+    return dataclasses.make_dataclass("Made", entries, slots=True)(**entries)
+
+
+def namedtuple_of(**entries):
+    return namedtuple("Made", entries)(**entries)
+
+
+class Attributes:
+    """An object with attributes and nothing else."""
+
+    def __init__(self, **entries):
+        vars(self).update(entries)
+
+
+NAMED = [
+    dict,
+    OrderedDict,
+    Encoding,
+    Graph,
+    Attributes,
+    SimpleNamespace,
+    namedtuple_of,
+    dataclass_of,
+    frozen_of,
+    slotted_of,
+]
+by_form = st.sampled_from(NAMED)
+
+
+def child(node, name):
+    """Returns an entry of any named form, by itself and not by the code under test."""
+    if isinstance(node, (dict, UserDict, Graph)):
+        return node[name]
+    return node[name] if isinstance(name, int) else getattr(node, name)
+
+
+@st.composite
+def whole_batches(draw, extras):
+    """Draws a batch; returns it with the ways to its inputs, its target and the rest."""
+    target, form = draw(st.sampled_from(list(TARGETS.values()))), draw(by_form)
+    chosen = draw(st.lists(st.sampled_from(list(extras)), unique=True, max_size=3))
+    rest = {name: extras[name] for name in chosen}
+    nesting = draw(st.sampled_from(["flat", "inputs", "extras", "pair", "views", "all"]))
+    views = {"image": [X.clone(), X.clone()]} if nesting == "views" else {"image": X.clone()}
+    if nesting == "views":
+        wrap = draw(st.sampled_from([list, tuple]))
+        batch = draw(st.sampled_from([list, tuple]))([wrap(views["image"]), target])
+        return batch, [(0, 0), (0, 1)], (1,), {}
+    ways = {name: (name,) for name in rest}
+    if nesting == "pair":
+        batch = draw(st.sampled_from([list, tuple]))([form(**views, **rest), target])
+        return batch, [(0, "image")], (1,), {name: (0, name) for name in rest}
+    if nesting == "inputs":
+        inner = draw(by_form)(**views)
+        return form(data=inner, label=target, **rest), [("data", "image")], ("label",), ways
+    if nesting == "extras" and rest:
+        batch = form(meta=draw(by_form)(**rest), **views, label=target)
+        return batch, [("image",)], ("label",), {name: ("meta", name) for name in rest}
+    if nesting == "all":
+        batch = {"batch": form(**views, label=target, **rest)}
+        ways = {name: ("batch", name) for name in rest}
+        return batch, [("batch", "image")], ("batch", "label"), ways
+    return form(**views, label=target, **rest), [("image",)], ("label",), ways
+
+
+def follow(batch, way):
+    for name in way:
+        batch = child(batch, name)
+    return batch
+
+
+def types_along(batch, way):
+    return [type(follow(batch, way[:i])) for i in range(len(way))]
+
+
+@given(whole_batches(LEFT_ALONE))
+def test_of_any_batch_the_copy_differs_in_inputs_and_target_alone(drawn):
+    batch, inputs, target, ways = drawn
+    mixed, others = [*inputs, target], [*ways.values()]
+    before = [follow(batch, way) for way in (*mixed, *others)]
+    values = [value.clone() for value in before[: len(mixed)]]
+
+    entries = find_entries(batch)
+    paths = (*entries.inputs, *entries.targets)
+    new = [object() for _ in paths]
+    copied = replace_entries(batch, dict(zip(paths, new, strict=True)))
+
+    assert [follow(copied, way) for way in mixed] == new
+    assert all(follow(copied, way) is follow(batch, way) for way in others)
+    assert all(types_along(copied, way) == types_along(batch, way) for way in (*mixed, *others))
+    after = [follow(batch, way) for way in (*mixed, *others)]
+    assert all(one is other for one, other in zip(before, after, strict=True))
+    assert all(torch.equal(*pair) for pair in zip(values, before, strict=False))
+
+
+@given(whole_batches(REFUSED))
+def test_of_no_batch_a_part_stays_unmixed_without_a_word(drawn):
+    batch, inputs, target, ways = drawn
+    first = inputs[0]
+
+    if ways:
+        with pytest.raises(ValueError, match="beside the input"):
+            find_entries(batch)
+
+    chosen = find_entries(batch, lambda batch: follow(batch, first), lambda b: follow(b, target))
+    assert len(chosen.inputs) == len(chosen.targets) == 1
