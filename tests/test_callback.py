@@ -8,6 +8,7 @@ import math
 import pickle
 import re
 import weakref
+from collections import namedtuple
 from dataclasses import dataclass
 from types import SimpleNamespace
 
@@ -16,6 +17,7 @@ import pytest
 import torch
 from lightning import Callback, seed_everything
 from lightning.pytorch.callbacks import LearningRateFinder
+from lightning.pytorch.utilities import CombinedLoader
 from scipy import stats
 from torch import nn
 from torch.nn import functional as F
@@ -989,12 +991,28 @@ class AnyBatch(Classifier):
 
 
 X, Y = torch.randn(8, FEATURES), torch.arange(8) % CLASSES
+IDS = torch.arange(24).reshape(8, 3)
+EPISODE = (torch.randn(10, FEATURES), torch.arange(10) % CLASSES, X, Y)
+Pair = namedtuple("Pair", ["image", "label"])
 
 
 @pytest.mark.parametrize(
     ("batch", "error", "words"),
     [
-        ((Y, Y), TypeError, r"batch\[0\] has dtype torch.int64.*name a hidden layer"),
+        ((IDS, Y), TypeError, r"batch\[0\] has dtype torch.int64.*MixupCallback\(layers=\[...\]"),
+        ({"input_ids": IDS, "attention_mask": IDS, "labels": Y}, TypeError, r"suggest_layers\("),
+        (
+            {"image": X, "input_ids": IDS, "label": Y},
+            ValueError,
+            r"entry 'input_ids'(.|\n)*layers",
+        ),
+        ({"x": torch.randn(20, 6), "y": Y}, ValueError, r"as graphs have nodes, .*suggest_layers"),
+        (([X, X[:7], X[:6]], Y[:3]), ValueError, r"batch\[0\] has an entry for each sample"),
+        (EPISODE, ValueError, r"inputs=2, targets=3\)(.|\n)*an episode's support and queries"),
+        ({"a": (X, Y), "b": (X, Y)}, ValueError, r"inputs='b.0', targets='b.1'"),
+        ((X, Y.tolist()), ValueError, r"To mix batch\[1\], make a tensor in the collate function"),
+        ((X.to_sparse(), Y), TypeError, r"sparse_coo.*to_dense\(\)"),
+        ((X, X.to_sparse()), TypeError, r"sparse_coo.*to_dense\(\)"),
         ((X.byte(), Y), TypeError, r"uint8.*on_after_batch_transfer"),
         ({"a": X, "b": Y}, ValueError, r"can't tell what to mix(.|\n)*'a': float32 \(8, 6\)"),
         ((X, Y[:4]), ValueError, r"the same batch size: batch\[0\] \(8, 6\), batch\[1\] \(4,\)"),
@@ -1002,7 +1020,7 @@ X, Y = torch.randn(8, FEATURES), torch.arange(8) % CLASSES
         ([X], ValueError, r"has no target(.|\n)*targets=None"),
         ((X, Y, X), ValueError, r"an entry batch\[2\] beside the input"),
     ],
-    ids=["ids", "uint8", "dict", "sizes", "tensor", "alone", "extra"],
+    ids=str,
 )
 def test_a_batch_that_cannot_be_mixed_is_refused_before_a_step(make_trainer, batch, error, words):
     trainer = make_trainer(callbacks=[MixupCallback()])
@@ -1048,19 +1066,104 @@ def test_the_advice_for_a_batch_that_leaves_it_open_works(make_trainer, batch, n
     assert trainer.global_step == 1
 
 
-def test_the_advice_for_images_of_bytes_works(make_trainer):
+@pytest.mark.parametrize(
+    "form",
+    [
+        lambda x, y: [x, y],
+        lambda x, y: (x, y),
+        Pair,
+        Sample,
+        lambda x, y: {"image": x, "label": y},
+        lambda x, y: Record(image=x, label=y),
+    ],
+    ids=["list", "tuple", "namedtuple", "dataclass", "dict", "object"],
+)
+@pytest.mark.parametrize("change", ["float() / 255", "float()", "to_dense()"])
+def test_the_advice_to_convert_works_for_any_form_of_batch(make_trainer, form, change):
     class Converting(Classifier):
-        pass
+        def training_step(self, batch, batch_idx):
+            parts = batch if isinstance(batch, dict) else getattr(batch, "__dict__", None)
+            x, y = parts.values() if parts else batch
+            return self.loss(self(x), y)
 
-    batch = ((255 * X.sigmoid()).byte(), Y)
-    message = refusal(make_trainer, Classifier(), batch)
+    bad = {"float() / 255": (255 * X.sigmoid()).byte(), "float()": X.int(), "to_dense()": None}
+    x = X.to_sparse() if change == "to_dense()" else bad[change]
+    message = refusal(make_trainer, Converting(), form(x, Y))
 
-    signature, body = re.search(r"(on_after_batch_transfer\(.*?\)), .* `(.*)`", message).groups()
+    pattern = r"(on_after_batch_transfer\(.*?\)), for example `(.*?)`"
+    signature, body = re.search(pattern, message).groups()
+    assert change in body
     scope = {}
     exec(f"def {signature}:\n    " + body.replace("; ", "\n    "), scope)
     Converting.on_after_batch_transfer = scope["on_after_batch_transfer"]
     trainer = make_trainer(callbacks=[MixupCallback()])
-    trainer.fit(Converting(), DataLoader([batch], batch_size=None))
+    trainer.fit(Converting(), DataLoader([form(x, Y)], batch_size=None))
+    assert trainer.global_step == 1
+
+
+class Episodes(Classifier):
+    """Classifies queries by the nearest mean of an episode's support."""
+
+    def training_step(self, batch, batch_idx):
+        support, classes, queries, y = batch
+        means = torch.stack([self(support)[classes == c].mean(dim=0) for c in range(CLASSES)])
+        return self.loss(-torch.cdist(self(queries), means), y)
+
+
+def test_the_advice_for_episodes_mixes_their_queries(make_trainer):
+    class Watching(Episodes):
+        def training_step(self, batch, batch_idx):
+            self.seen = batch
+            return super().training_step(batch, batch_idx)
+
+    message = refusal(make_trainer, Watching(), EPISODE)
+
+    mixup = eval(re.search(r"for example (MixupCallback\(.*?\));", message).group(1))
+    mixup.recipe, module, recorder = Mixup(1.0), Watching(), Recorder(mixup)
+    make_trainer(callbacks=[mixup, recorder]).fit(module, DataLoader([EPISODE], batch_size=None))
+    assert torch.equal(module.seen[0], EPISODE[0])
+    assert type(module.seen[1]) is torch.Tensor
+    torch.testing.assert_close(module.seen[2], recorder.mixes[0].blend(EPISODE[2]))
+    assert isinstance(module.seen[3], MixedTarget)
+
+
+def test_the_advice_for_several_loaders_at_once_works(make_trainer):
+    class Several(Classifier):
+        def training_step(self, batch, batch_idx):
+            return sum(self.loss(self(x), y) for x, y in batch.values())
+
+    def loaders():
+        return {"a": make_loader(), "b": make_loader()}
+
+    with pytest.raises(ValueError, match="has no target") as caught:
+        make_trainer(callbacks=[MixupCallback()]).fit(Several(), CombinedLoader(loaders()))
+    advice = re.search(r"for example (MixupCallback\(.*?\));", str(caught.value)).group(1)
+
+    trainer = make_trainer(callbacks=[eval(advice)])
+    trainer.fit(Several(), CombinedLoader(loaders()))
+    assert trainer.global_step == 4
+
+
+@pytest.mark.parametrize(
+    "collate",
+    [
+        lambda samples: (torch.stack([x for x, _ in samples]), [int(y) for _, y in samples]),
+        lambda samples: ([x for x, _ in samples], [y for _, y in samples]),
+        list,
+    ],
+    ids=["numbers", "two lists", "pairs"],
+)
+def test_the_advice_to_collate_tensors_works(make_trainer, collate):
+    samples = list(zip(X, Y, strict=True))
+    message = refusal(make_trainer, AnyBatch(), collate(samples))
+
+    tensor_of = {"as_tensor": torch.as_tensor, "stack": torch.stack}
+    makers = re.findall(r"`torch\.(\w+)`", message)
+    assert makers
+    x = torch.stack([x for x, _ in samples])
+    y = tensor_of[makers[0]]([y for _, y in samples])
+    trainer = make_trainer(callbacks=[MixupCallback()])
+    trainer.fit(Classifier(), DataLoader([(x, y)], batch_size=None))
     assert trainer.global_step == 1
 
 
