@@ -25,15 +25,8 @@ from lightning_mixup.arguments import (
     choose_recipe,
     find_module,
 )
-from lightning_mixup.batch import (
-    Entries,
-    Selector,
-    find_entries,
-    get_entry,
-    looks_mixed,
-    name_of_path,
-    replace_entries,
-)
+from lightning_mixup.batch import Entries, Selector, find_entries, looks_mixed
+from lightning_mixup.containers import get_entry, name_of_path, replace_entries
 from lightning_mixup.doors import gather_plainly, guard_metrics
 from lightning_mixup.interception import Interception, without_module
 from lightning_mixup.losses import evaluate_per_candidate

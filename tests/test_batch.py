@@ -1,4 +1,7 @@
-"""Tests for lightning_mixup.batch: what is found in a batch, and a copy with it replaced."""
+"""Tests for lightning_mixup.batch, and containers, roles and advice, on which it rests.
+
+What is found in a batch, a copy with it replaced, and what a refusal says.
+"""
 
 import dataclasses
 import re
@@ -13,7 +16,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lightning_mixup import MixupCallback
-from lightning_mixup.batch import find_entries, get_entry, looks_mixed, replace_entries
+from lightning_mixup.batch import find_entries, looks_mixed
+from lightning_mixup.containers import get_entry, replace_entries
 
 X, Y = torch.randn(4, 3), torch.arange(4)
 Pair = namedtuple("Pair", ["label", "image"])

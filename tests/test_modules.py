@@ -31,7 +31,8 @@ from torchmetrics.classification import MultilabelAUROC, MultilabelF1Score
 from torchmetrics.functional import accuracy
 
 from lightning_mixup import MixedTarget, Mixup, MixupCallback
-from lightning_mixup.batch import find_entries, get_entry, replace_entries
+from lightning_mixup.batch import find_entries
+from lightning_mixup.containers import get_entry, replace_entries
 
 BATCH, FEATURES, CLASSES = 8, 6, 4
 

@@ -1,0 +1,144 @@
+"""The containers of a batch: what is in them, and a copy with entries replaced.
+
+A batch is nested containers around tensors: lists, tuples and dicts, what looks like a dict
+(Hugging Face's ``BatchEncoding``, PyG's ``Batch``), dataclasses and other objects with attributes.
+A path names one entry: the indices, keys and attributes that lead to it, ``(1,)`` in
+``x, y = batch``, ``("image",)`` in a dict.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import fields, is_dataclass
+from typing import Any, TypeAlias
+
+from torch import Tensor
+
+__all__ = [
+    "Path",
+    "child",
+    "get_entry",
+    "is_mapping",
+    "key_of",
+    "leaves_of",
+    "length_of",
+    "name_of_path",
+    "replace_entries",
+    "words_of",
+]
+
+Path: TypeAlias = tuple[Any, ...]
+
+
+def get_entry(batch: Any, path: Path) -> Any:
+    """Returns the entry at a path."""
+    for part in path:
+        batch = child(batch, part)
+    return batch
+
+
+def replace_entries(batch: Any, values: Mapping[Path, Any]) -> Any:
+    """Returns a copy of a batch's containers, with some entries replaced.
+
+    Args:
+        batch: Nested containers. Never modified.
+        values: The new entries by their paths.
+
+    Returns:
+        The copy, of the same types. Entries that are not named are the batch's own.
+
+    Example:
+        >>> replace_entries({"x": 1, "y": (2, 3)}, {("y", 0): 20})
+        {'x': 1, 'y': (20, 3)}
+    """
+    if () in values:
+        return values[()]
+    below: dict[Any, dict[Path, Any]] = {}
+    for (first, *rest), value in values.items():
+        below.setdefault(first, {})[tuple(rest)] = value
+    if not isinstance(batch, (list, tuple)):
+        changed = copy.copy(batch)
+        for key, inner in below.items():
+            value = replace_entries(child(batch, key), inner)
+            if is_mapping(batch):
+                changed[key] = value
+            else:
+                object.__setattr__(changed, key, value)  # frozen dataclasses refuse setattr
+        return changed
+    items = [
+        replace_entries(item, below[i]) if i in below else item for i, item in enumerate(batch)
+    ]
+    return type(batch)(*items) if hasattr(batch, "_fields") else type(batch)(items)
+
+
+def name_of_path(path: Path) -> str:
+    """Writes a path as a user would, ``batch[1]`` or ``'views.left'``."""
+    if not path:
+        return "the batch"
+    if all(isinstance(part, int) for part in path):
+        return "batch" + "".join(f"[{part}]" for part in path)
+    return repr(".".join(map(str, path)))
+
+
+def leaves_of(tree: Any, path: Path = ()) -> Iterator[tuple[Path, Any]]:
+    """Yields the entries of a batch with their paths."""
+    children = _children(tree)
+    if children is None:
+        yield path, tree
+        return
+    for key, value in children:
+        yield from leaves_of(value, (*path, key))
+
+
+def key_of(batch: Any, path: Path) -> str:
+    """Returns an entry's own key, or its field of a namedtuple."""
+    names = getattr(get_entry(batch, path[:-1]), "_fields", None)
+    return str(names[path[-1]] if names else path[-1])
+
+
+def words_of(batch: Any, path: Path) -> list[str]:
+    """Returns the words of an entry's key, as in ``sample_id``."""
+    return key_of(batch, path).lower().replace("-", "_").split("_")
+
+
+def length_of(node: Any) -> int | None:
+    """Returns how many samples a tensor, an array or a list could hold, None for other things."""
+    if isinstance(node, (list, tuple)):
+        return None if hasattr(node, "_fields") else len(node)
+    if getattr(node, "is_nested", False):
+        return int(node.size(0))  # Nested tensors needn't have a shape.
+    shape = getattr(node, "shape", None)
+    return shape[0] if shape else None
+
+
+def child(node: Any, key: Any) -> Any:
+    """Returns what a container holds at an index, a key or an attribute."""
+    by_key = isinstance(node, (list, tuple)) or is_mapping(node)
+    return node[key] if by_key else getattr(node, key)
+
+
+def is_mapping(node: Any) -> bool:
+    """Returns whether something is a dict, or looks like one, as PyG's ``Data`` does."""
+    return isinstance(node, Mapping) or (hasattr(node, "keys") and hasattr(node, "__getitem__"))
+
+
+def _children(node: Any) -> list[tuple[Any, Any]] | None:
+    """Returns the keys and values of a container, None for what is an entry itself."""
+    if isinstance(node, (Tensor, str, bytes, type)):
+        return None
+    if isinstance(node, (list, tuple)):
+        is_entry = not hasattr(node, "_fields") and _is_plain_data(node)
+        return None if is_entry else list(enumerate(node))
+    if is_mapping(node):
+        node = copy.copy(node)  # PyG's HeteroData makes what it is asked for.
+        return [(key, node[key]) for key in node.keys()]  # noqa: SIM118  PyG's Data iterates pairs
+    if is_dataclass(node):
+        return [(field.name, getattr(node, field.name)) for field in fields(node)]
+    public = {k: v for k, v in getattr(node, "__dict__", {}).items() if not k.startswith("_")}
+    return list(public.items()) or None
+
+
+def _is_plain_data(values: Sequence[Any]) -> bool:
+    """Returns whether a list holds paths or numbers rather than entries of a batch."""
+    return all(isinstance(value, (str, bytes, int, float)) or value is None for value in values)
