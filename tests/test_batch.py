@@ -506,6 +506,57 @@ def test_shares_of_classes_look_mixed(target, expected):
     assert looks_mixed(target) is expected
 
 
+# Graphs of PyG itself, where it is installed.
+
+
+def graph(nodes, **entries):
+    from torch_geometric.data import Data
+
+    edges = torch.randint(0, nodes, (2, 3))
+    return Data(x=torch.randn(nodes, 5), edge_index=edges, **entries)
+
+
+@pytest.fixture
+def pyg():
+    return pytest.importorskip("torch_geometric")
+
+
+GRAPHS = {
+    "graphs": lambda: [graph(n, y=torch.tensor([n])) for n in (3, 4, 5)],
+    "as many nodes as graphs": lambda: [graph(1, y=torch.tensor([n])) for n in range(3)],
+    "labels of nodes": lambda: [graph(8, y=torch.arange(8), train_mask=torch.arange(8) < 4)],
+}
+
+
+@pytest.mark.parametrize("make", GRAPHS.values(), ids=GRAPHS)
+def test_graphs_of_pyg_are_told_to_name_a_layer(pyg, make):
+    batch = pyg.data.Batch.from_data_list(make())
+
+    assert "MixupCallback(layers=[...]); `callback.suggest_layers" in refusal_of(batch)
+
+
+def test_an_entry_of_a_pyg_batch_is_replaced_in_a_copy(pyg):
+    batch = pyg.data.Batch.from_data_list([graph(4, y=torch.arange(4)) for _ in range(2)])
+    before = {key: batch[key] for key in batch.keys()}  # noqa: SIM118  iterates over pairs
+
+    entries = find_entries(batch, "x", "y")
+    copied = replace_entries(batch, {entries.inputs[0]: X})
+
+    assert type(copied) is type(batch)
+    assert copied.x is X
+    assert all(batch[key] is value for key, value in before.items())
+    assert all(copied[key] is value for key, value in before.items() if key != "x")
+
+
+def test_nothing_is_written_to_a_graph_of_several_kinds(pyg):
+    batch = pyg.data.HeteroData()
+    batch["paper"].x, batch["paper"].y = X, Y
+
+    refusal_of(batch)
+
+    assert batch.node_types == ["paper"]
+
+
 # A copy with entries replaced.
 
 leaves = st.sampled_from([X, Y, "text", None, 3.5])
