@@ -98,14 +98,13 @@ def tells_apart(batch: Any, path: Path, value: Any) -> bool:
     """Returns whether an entry is recognisably an id, a path or an index of each sample."""
     *owner, last = words_of(batch, path)
     if isinstance(value, Tensor):
-        is_integer, count = not can_be_mixed(value), value.numel()
+        is_integer, is_one_each = not can_be_mixed(value), value.numel() == length_of(value)
     else:
-        array = np.asarray(value)
+        array = np.asarray(value if isinstance(value, np.ndarray) else value[:1])
         if array.dtype.kind in "OSU":
             return last in _ID_NAMES or last.isdecimal()  # Strings in a tuple are paths.
-        is_integer, count = array.dtype.kind in "iu", array.size
-    is_of_sample = last in _ID_NAMES and {*owner} <= _OWNERS_OF_IDS
-    return is_integer and is_of_sample and count == length_of(value)
+        is_integer, is_one_each = array.dtype.kind in "iu", array.size == len(array)
+    return is_integer and is_one_each and last in _ID_NAMES and {*owner} <= _OWNERS_OF_IDS
 
 
 def is_named_id(batch: Any, path: Path) -> bool:
