@@ -22,7 +22,7 @@ from lightning_mixup.containers import get_entry, replace_entries
 X, Y = torch.randn(4, 3), torch.arange(4)
 Pair = namedtuple("Pair", ["label", "image"])
 Indexed = namedtuple("Indexed", ["image", "label", "index"])
-BYTES = (255 * X.sigmoid()).byte()
+Crop = namedtuple("Crop", ["top", "left", "height", "width"])
 IMAGES = [torch.randn(3, 8, 8 + i) for i in range(4)]
 EPISODE = (torch.randn(6, 3), torch.arange(6) % 3, torch.randn(9, 3), torch.arange(9) % 3)
 
@@ -113,6 +113,10 @@ class Graph:
         ({"image": X, "label": Y, "image-id": [7, 8, 9, 9]}, "'image', with the target 'label'"),
         ({"image": X, "label": Y, "patient_name": "abcd"}, "'image', with the target 'label'"),
         ({"image": X, "label": Y, "note": None}, "'image', with the target 'label'"),
+        (
+            {"image": X, "label": Y, "crop": Crop(*torch.ones(4))},
+            "'image', with the target 'label'",
+        ),
         (Indexed(X, Y, Y), "batch[0], with the target batch[1]"),
         ({"glucose": X, "label": Y}, "'glucose', with the target 'label'"),
         ({"image": X, "audio": X, "label": Y}, "'image' and 'audio', with the target 'label'"),
@@ -404,6 +408,7 @@ def test_numbers_that_are_no_tensor_are_told_to_be_one(entry):
     message = refusal_of((X, entry))
 
     assert "To mix batch[1], make a tensor in the collate function: `torch.as_tensor`" in message
+    assert "for example MixupCallback" not in message
     assert find_entries((X, torch.as_tensor(entry))).batch_size == 4
     assert "as_tensor" in refusal_of((X, entry), targets=1)
 
