@@ -10,8 +10,9 @@ import math
 import numpy as np
 import pytest
 import torch
-from lightning import Callback, LightningModule
+from lightning import LightningModule
 from lightning.pytorch.demos.boring_classes import BoringModel
+from oracle import ByHand, Dominant, Record, combined, shares_of
 from sklearn.metrics import accuracy_score, f1_score
 from torch import nn
 from torch.nn import functional as F
@@ -917,33 +918,13 @@ by_name = pytest.mark.parametrize("style", STYLES, ids=lambda style: style.__nam
 # The oracle: plain steps on batches that are mixed by hand.
 
 
-class Record(Callback):
-    """Keeps what comes of each step, all of which see the same randomness."""
-
-    def __init__(self, mixup=None):
-        self.mixup = mixup
-        self.mixes, self.losses, self.gradients, self.logged = [], [], [], []
-
-    def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
-        torch.manual_seed(5)
-        self.mixes.append(self.mixup and self.mixup.mix)
-
-    def on_after_backward(self, trainer, pl_module):
-        self.gradients.append([p.grad.clone() for p in pl_module.parameters() if p.requires_grad])
-
-    def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
-        self.losses.append(outputs["loss"])
-        metrics = trainer.callback_metrics
-        self.logged.append({k: v.clone() for k, v in metrics.items() if "loss" in k})
-
-
 def fit(make_trainer, style, batches, *, mixup=None, lr=0.1, epochs=1):
     """Trains a module that always begins alike; returns its record, its trainer and itself."""
     torch.manual_seed(3)
     module = style()
     module.lr = lr
     record = Record(mixup)
-    callbacks = [record] if mixup is None else [mixup, record]
+    callbacks = [record] if mixup is None else [record, mixup]
     trainer = make_trainer(callbacks=callbacks, max_epochs=epochs)
     trainer.fit(module, DataLoader(batches, batch_size=None))
     return record, trainer, module
@@ -954,41 +935,17 @@ def mixup_for(style, *, per_sample=False):
     return MixupCallback(recipe=recipe, calibration=False, seed=1, **style.select)
 
 
-def mixed_by_hand(style, batch, mix, swapped):
+def mixed_by_hand(style, batch, by_hand):
     """Returns a plain batch: mixed inputs, and the partner's label where it says so."""
     entries = find_entries(batch, **{"inputs": "auto", "targets": "auto", **style.select})
-    weight, partner = mix.weight.float().expand(BATCH), mix.partner
-
-    def column(values, y):
-        return values.reshape(-1, *[1] * (y.ndim - 1))
-
-    def blend(x):
-        return column(weight, x) * x + column(1 - weight, x) * x[partner]
 
     def label(y):
-        if style.numbers and y.is_floating_point():
-            return blend(y)
-        return torch.where(column(swapped, y), y[partner], y)
+        number = style.numbers and y.is_floating_point()
+        return by_hand.blend(y) if number else by_hand.label(y)
 
-    changed = {path: blend(get_entry(batch, path)) for path in entries.inputs}
+    changed = {path: by_hand.blend(get_entry(batch, path)) for path in entries.inputs}
     changed |= {path: label(get_entry(batch, path)) for path in entries.targets}
     return replace_entries(batch, changed)
-
-
-def shares_of(mix):
-    """Returns whose labels are swapped, and the share of each such batch in the mixture.
-
-    A loss that is a mean over samples is linear in what single swaps change.
-    """
-    rest = 1 - mix.weight
-    nobody, everybody = torch.zeros(1, BATCH).bool(), torch.ones(1, BATCH).bool()
-    if rest.ndim == 0:
-        return torch.cat([nobody, everybody]), [float(mix.weight), float(rest)]
-    return torch.cat([nobody, torch.eye(BATCH).bool()]), [float(1 - rest.sum()), *rest.tolist()]
-
-
-def combined(shares, values):
-    return sum(share * value.double() for share, value in zip(shares, values, strict=True))
 
 
 @pytest.mark.parametrize(
@@ -1006,9 +963,9 @@ def test_a_modules_loss_is_the_mixture_and_its_metrics_are_the_dominant_labels(
 
     (mix,) = record.mixes
     swaps, shares = shares_of(mix)
-    by_hand = [mixed_by_hand(style, batch, mix, swapped) for swapped in swaps]
+    by_hand = [mixed_by_hand(style, batch, ByHand(mix, swapped)) for swapped in swaps]
     each, _, _ = fit(make_trainer, style, by_hand, lr=0.0)
-    dominant = mixed_by_hand(style, batch, mix, (mix.weight < 0.5).expand(BATCH))
+    dominant = mixed_by_hand(style, batch, Dominant(mix))
     _, plain, _ = fit(make_trainer, style, [dominant])
     loss = combined(shares, each.losses)
     assert_close(record.losses[0].double(), loss, rtol=1e-5, atol=1e-5)
