@@ -17,6 +17,7 @@ from lightning_mixup.containers import (
     is_mapping,
     length_of,
     name_of_path,
+    selector_of,
     words_of,
 )
 from lightning_mixup.roles import (
@@ -127,11 +128,8 @@ def on_lists(batch: Any, leaves: dict[Path, Any], paths: Sequence[Path]) -> str:
 
 def call_for(inputs: tuple[Path, ...], targets: tuple[Path, ...]) -> str:
     """Writes the arguments that name entries."""
-    chosen = []
-    for paths in (inputs, targets):
-        names = [path[0] if len(path) == 1 else ".".join(map(str, path)) for path in paths]
-        chosen.append(names[0] if len(names) == 1 else names)
-    return f"MixupCallback(inputs={chosen[0]!r}, targets={chosen[1] or None!r})"
+    named = selector_of(targets) if targets else None
+    return f"MixupCallback(inputs={selector_of(inputs)!r}, targets={named!r})"
 
 
 def suggestion(

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
-from difflib import get_close_matches
+from collections.abc import Sequence
 from numbers import Real
 from typing import Any
-
-from torch import nn
 
 from lightning_mixup.batch import Selector
 from lightning_mixup.recipes import Mixup
 
-__all__ = ["check_probability", "check_selector", "check_type", "choose_recipe", "find_module"]
+__all__ = [
+    "check_flag",
+    "check_layers",
+    "check_probability",
+    "check_selector",
+    "check_type",
+    "choose_recipe",
+]
 
 
 def choose_recipe(alpha: float | None, recipe: Mixup | None) -> Mixup:
@@ -52,6 +57,33 @@ def check_probability(prob: float) -> float:
     return prob
 
 
+def check_flag(name: str, value: bool) -> bool:  # noqa: FBT001
+    """Returns True or False.
+
+    Raises:
+        TypeError: If it is neither.
+    """
+    if isinstance(value, bool):
+        return value
+    raise TypeError(f"{name}={value!r} is a {type(value).__name__}. Give True or False.")
+
+
+def check_layers(layers: str | Sequence[str]) -> tuple[str, ...]:
+    """Returns the names of places, each once.
+
+    Raises:
+        TypeError: If it is neither a name nor several.
+        ValueError: If it names nothing.
+    """
+    names = [layers] if isinstance(layers, str) else layers
+    advice = 'Give names such as "input" and "net.layer1", as in `module.named_modules()`.'
+    if not isinstance(names, Sequence) or not all(isinstance(name, str) for name in names):
+        raise TypeError(f"layers={layers!r} is neither a name nor a list of names. {advice}")
+    if not names or "" in names:
+        raise ValueError(f"layers={layers!r} leaves no place to mix. {advice}")
+    return tuple(dict.fromkeys(names))
+
+
 def check_selector(name: str, selector: Selector) -> Selector:
     """Returns what names one or more entries of a batch.
 
@@ -79,19 +111,3 @@ def check_type(name: str, value: Any, kind: type, expected: str) -> Any:
     if value is None or (isinstance(value, kind) and not isinstance(value, bool)):
         return value
     raise TypeError(f"{name}={value!r} is a {type(value).__name__}. Give {expected}.")
-
-
-def find_module(root: nn.Module, name: str) -> nn.Module:
-    """Returns a submodule by its dotted name.
-
-    Raises:
-        ValueError: If there is none of that name.
-    """
-    modules: dict[str, nn.Module] = {n: module for n, module in root.named_modules() if n}
-    if name in modules:
-        return modules[name]
-    close = get_close_matches(name, modules) or [child for child, _ in root.named_children()]
-    raise ValueError(
-        f"{type(root).__name__} has no submodule {name!r}. Did you mean one of {close}? "
-        "`[name for name, _ in module.named_modules()]` lists them all."
-    )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, TypeAlias
 
 import torch
@@ -24,6 +24,7 @@ from lightning_mixup.containers import (
     child,
     get_entry,
     is_mapping,
+    keys_of,
     leaves_of,
     length_of,
     name_of_path,
@@ -58,6 +59,13 @@ class Entries:
     targets: tuple[Path, ...]
     batch_size: int
     device: torch.device
+    form: Any = None
+    """The containers and dtypes of the batch; None where each batch is to be looked at anew."""
+
+    @property
+    def mixed(self) -> tuple[Path, ...]:
+        """All of them."""
+        return (*self.inputs, *self.targets)
 
     def describe(self) -> str:
         """Names the entries in words."""
@@ -66,8 +74,44 @@ class Entries:
         )
         return f"{inputs}, with the target {targets}" if targets else f"{inputs}, without a target"
 
+    def of_next(self, batch: Any) -> Entries | None:
+        """Returns the entries of another batch of the same form, or None if it is of another."""
+        if self.form is None or _form(batch, self.mixed) != self.form:
+            return None
+        first, *others = (get_entry(batch, path) for path in self.mixed)
+        if any(len(other) != len(first) for other in others):
+            return None
+        return replace(self, batch_size=len(first), device=first.device)
 
-def find_entries(batch: Any, inputs: Selector = "auto", targets: Selector = "auto") -> Entries:
+    def check_size(self, batch: Any) -> None:
+        """Refuses a batch that has not as many samples as this one.
+
+        Raises:
+            ValueError: Then.
+        """
+        for path in self.mixed:
+            size = len(get_entry(batch, path))
+            if size != self.batch_size:
+                raise ValueError(
+                    f"This step's mix was drawn for a batch of {self.batch_size} samples, and the "
+                    f"entry {name_of_path(path)} has {size}. Mix the whole batch before it is "
+                    "split up, or leave another batch's loss to a module of its own."
+                )
+
+
+def _form(batch: Any, paths: Sequence[Path]) -> Any:
+    """Returns what a batch of the same form has in common, or None if it hasn't these entries."""
+    containers = sorted({path[:i] for path in paths for i in range(len(path))}, key=len)
+    try:
+        keys = [keys_of(get_entry(batch, path)) for path in containers]
+        return keys, [get_entry(batch, path).dtype for path in paths]
+    except (AttributeError, KeyError, IndexError, TypeError):
+        return None
+
+
+def find_entries(
+    batch: Any, inputs: Selector = "auto", targets: Selector = "auto", *, at_input: bool = True
+) -> Entries:
     """Finds what is to be mixed in a batch.
 
     Args:
@@ -78,6 +122,7 @@ def find_entries(batch: Any, inputs: Selector = "auto", targets: Selector = "aut
             refuses what these leave open.
         targets: Likewise, with a ``weight`` for each sample's loss; None where there are no
             targets to mix.
+        at_input: False where hidden layers are mixed instead, so that inputs may be anything.
 
     Returns:
         The paths of inputs and targets, and the size and device of the batch.
@@ -92,8 +137,8 @@ def find_entries(batch: Any, inputs: Selector = "auto", targets: Selector = "aut
         "'image', with the target 'label'"
     """
     leaves = dict(leaves_of(batch))
-    target_paths = _find_targets(batch, leaves, targets, inputs)
-    input_paths = _find_inputs(batch, leaves, inputs, target_paths)
+    target_paths = _find_targets(batch, leaves, targets, inputs, at_input=at_input)
+    input_paths = _find_inputs(batch, leaves, inputs, target_paths) if at_input else ()
     if targets == "auto":
         target_paths += find_weights(batch, leaves, (*input_paths, *target_paths))
     mixed = (*input_paths, *target_paths)
@@ -102,10 +147,11 @@ def find_entries(batch: Any, inputs: Selector = "auto", targets: Selector = "aut
     for path in input_paths:
         _check_input(batch, leaves, path)
     _check_once(batch, leaves, mixed)
+    first = leaves[mixed[0]] if mixed else _first_tensor(batch, leaves)
     _check_sizes(batch, leaves, mixed)
-    first = leaves[input_paths[0]]
-    entries = Entries(input_paths, target_paths, len(first), first.device)
-    if inputs == "auto":
+    form = None if callable(inputs) or callable(targets) else _form(batch, mixed)
+    entries = Entries(input_paths, target_paths, len(first), first.device, form if mixed else None)
+    if at_input and inputs == "auto":
         _check_views(batch, leaves, input_paths)
         unused = likely_targets(batch, leaves) if targets is None else ()
         _check_rest(batch, leaves, entries, unused)
@@ -127,8 +173,15 @@ def looks_mixed(target: Tensor) -> bool:
     return bool(shares & (target < 0.999).logical_and(target > 0.001).any())
 
 
+def _first_tensor(batch: Any, leaves: dict[Path, Any]) -> Tensor:
+    for value in leaves.values():
+        if isinstance(value, Tensor) and value.ndim:
+            return value
+    raise ValueError(cannot_tell(batch, leaves, "has no tensor by which to count the samples"))
+
+
 def _find_targets(
-    batch: Any, leaves: dict[Path, Any], targets: Selector, inputs: Selector
+    batch: Any, leaves: dict[Path, Any], targets: Selector, inputs: Selector, *, at_input: bool
 ) -> tuple[Path, ...]:
     if targets is None:
         return ()
@@ -136,7 +189,9 @@ def _find_targets(
         return _select(batch, leaves, targets, "targets")
     chosen = set() if inputs in ("auto", None) else set(_select(batch, leaves, inputs, "inputs"))
     free = {path: value for path, value in leaves.items() if path not in chosen}
-    found = likely_targets(batch, free)
+    # At the input, what else there is will be looked at, too; at layers, only a pair is clear.
+    is_pair = isinstance(batch, (list, tuple)) and len(batch) == 2
+    found = likely_targets(batch, free, by_place=at_input or is_pair)
     if len(found) != 1:
         reason = "has several entries that could be the target" if found else "has no target"
         raise ValueError(cannot_tell(batch, leaves, reason))
@@ -282,7 +337,7 @@ def _check_sizes(batch: Any, leaves: dict[Path, Any], paths: tuple[Path, ...]) -
         ValueError: Then.
     """
     sizes = {length_of(leaves[path]) for path in paths}
-    if len(sizes) == 1 and None not in sizes:
+    if len(sizes - {None}) == len(sizes) <= 1:
         return
     shapes = ", ".join(f"{name_of_path(p)} {tuple(leaves[p].shape)}" for p in paths)
     raise ValueError(

@@ -13,9 +13,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from lightning_mixup.partners import take_partners
-
-__all__ = ["Weight", "interpolate"]
+__all__ = ["Weight", "interpolate", "transpose_interpolate"]
 
 Weight: TypeAlias = "float | npt.NDArray[np.float64]"
 
@@ -41,7 +39,7 @@ def interpolate(x: Tensor, weight: Weight, shift: int) -> Tensor:
 
     Raises:
         TypeError: If ``x`` is not floating-point: integers cannot be averaged.
-        ValueError: If there is not one weight for each sample.
+        ValueError: If there is not one weight for each sample, or the partner not in the batch.
 
     Example:
         >>> x = torch.tensor([[0.0], [4.0]])
@@ -59,8 +57,39 @@ def interpolate(x: Tensor, weight: Weight, shift: int) -> Tensor:
             f"interpolate() got {len(x)} samples in `x` but {len(weight)} weights. "
             "Draw the weights from the size of this batch."
         )
+    if not 0 < shift < len(x):
+        raise ValueError(
+            f"interpolate() got {len(x)} samples in `x` and shift={shift}, but a partner is at a "
+            "distance from 1 to one less than there are samples. Draw it from the size of this "
+            "batch."
+        )
     blended: Tensor = _Interpolate.apply(x, weight, shift)  # type: ignore[no-untyped-call]
     return blended
+
+
+def transpose_interpolate(grad: Tensor, weight: Weight, shift: int) -> Tensor:
+    r"""Passes a gradient back through `interpolate`: multiplies it by the transposed matrix.
+
+    .. math::
+        g_j = \lambda_j \, \tilde{g}_j + (1 - \lambda_i) \, \tilde{g}_i, \quad j = (i + s) \bmod B
+
+    Args:
+        grad: The gradient by the blended samples, of shape (B, \*). Never modified.
+        weight: As in `interpolate`.
+        shift: As in `interpolate`.
+
+    Returns:
+        The gradient by the samples, with the shape, dtype and device of ``grad``.
+
+    Example:
+        >>> transpose_interpolate(torch.tensor([[1.0], [0.0]]), weight=0.75, shift=1)
+        tensor([[0.7500],
+                [0.2500]])
+    """
+    if isinstance(weight, float):  # the same shares, the other way round
+        return interpolate(grad, weight, len(grad) - shift)
+    passed: Tensor = _Transposed.apply(grad, weight, shift)  # type: ignore[no-untyped-call]
+    return passed
 
 
 class _Interpolate(torch.autograd.Function):
@@ -84,9 +113,25 @@ class _Interpolate(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
-        share = _broadcast(ctx.weight, grad)
-        passed_on = take_partners((1 - share) * grad, len(grad) - ctx.shift)
-        return share * grad + passed_on, None, None
+        return transpose_interpolate(grad, ctx.weight, ctx.shift), None, None
+
+
+class _Transposed(torch.autograd.Function):
+    """What a sample passes back to itself and to its partner."""
+
+    @staticmethod
+    def forward(ctx: Any, grad: Tensor, weight: Weight, shift: int) -> Tensor:
+        ctx.weight, ctx.shift = weight, shift
+        share, head = _broadcast(weight, grad), len(grad) - shift
+        rest = 1 - share
+        out: Tensor = grad * share
+        out[shift:].addcmul_(grad[:head], rest[:head])
+        out[:shift].addcmul_(grad[head:], rest[head:])
+        return out
+
+    @staticmethod
+    def backward(ctx: Any, x: Tensor) -> tuple[Tensor, None, None]:
+        return interpolate(x, ctx.weight, ctx.shift), None, None
 
 
 def _broadcast(weight: Weight, x: Tensor) -> Any:

@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import inspect
 import logging
-from collections.abc import Callable, Iterator
+import weakref
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from numbers import Integral
 from typing import Any
 
@@ -17,21 +19,25 @@ import numpy as np
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
+from torch import Tensor, nn
 
 from lightning_mixup.arguments import (
+    check_flag,
+    check_layers,
     check_probability,
     check_selector,
     check_type,
     choose_recipe,
-    find_module,
 )
 from lightning_mixup.batch import Entries, Selector, find_entries, looks_mixed
-from lightning_mixup.containers import get_entry, name_of_path, replace_entries
+from lightning_mixup.containers import get_entry, name_of_path, replace_entries, selector_of
 from lightning_mixup.doors import gather_plainly, guard_metrics
 from lightning_mixup.interception import Interception, without_module
+from lightning_mixup.layers import Layer, find_layers, find_module
 from lightning_mixup.losses import evaluate_per_candidate
 from lightning_mixup.monitor import CalibrationMonitor
-from lightning_mixup.recipes import Mix, Mixup
+from lightning_mixup.recipes import INPUT, Mix, Mixup
+from lightning_mixup.suggestions import suggest_layers
 from lightning_mixup.targets import MixedTarget, Usage, merge
 
 __all__ = ["MixupCallback"]
@@ -50,6 +56,8 @@ class MixupCallback(Callback):
     Reference:
         | mixup: Beyond Empirical Risk Minimization (Zhang et al., 2018)
         | https://arxiv.org/abs/1710.09412
+        | Manifold Mixup: Better Representations by Interpolating Hidden States
+        | (Verma et al., 2019), https://arxiv.org/abs/1806.05236
 
     Args:
         alpha: Short for ``recipe=Mixup(alpha)``. Without either, 0.2: the paper's choice for
@@ -58,13 +66,18 @@ class MixupCallback(Callback):
         recipe: How a batch is mixed, such as ``Mixup(1.0, per_sample=True)``.
         prob: The probability that a batch is mixed, in [0, 1]. 1 as in the paper: with a small
             alpha most batches are nearly clean anyway.
-        inputs: What is mixed: an index, key or dotted path in the batch, several, or a function
-            of the batch that returns the tensors. ``"auto"`` takes the first of two, or the
-            usual names such as ``image``, and never guesses.
+        layers: Where it is mixed, Manifold Mixup: names of hidden layers as in
+            ``module.named_modules()``, and ``"input"``; each batch draws one of them. Patterns
+            such as ``"encoder.blocks.*"`` stand for each layer that they fit.
+        inputs: What the input is: an index, key or dotted path in the batch, several, or a
+            function of the batch that returns the tensors. ``"auto"`` takes the first of two, or
+            the usual names such as ``image``, and never guesses.
         targets: The targets, likewise. None for modules that use no labels.
         loss: The name of a submodule that computes the loss, where torch can't look into it
             (scripted, fused, custom autograd). It is evaluated once per candidate label.
         calibration: True reports with a `CalibrationMonitor`, False doesn't; or give your own.
+        log_mix: Logs ``mixup_weight`` of every step (the mean of a weight per sample; 1 where
+            nothing is mixed) and ``mixup_place``, a number into ``places``.
         seed: Decides the draws, together with the rank and the number of the batch. By default
             the seed of ``seed_everything`` or ``torch.manual_seed``; a resumed run goes on with
             that of its checkpoint. No global state is touched.
@@ -81,11 +94,18 @@ class MixupCallback(Callback):
     mix: Mix | None
     """The draw of the batch in progress; None where it is not mixed."""
 
+    places: tuple[str, ...]
+    """Where batches are mixed, as the layers' names and patterns were understood in this fit."""
+
+    _layers: dict[str, Layer]
     _interceptions: list[Interception]
     _usages: list[Usage]  # of the labels that were mixed in this step
     _entries: Entries | None
     _batch_number: int | None  # for which the mix was drawn
     _fetches: bool  # whether the step takes a dataloader_iter
+    _found: bool  # whether the named modules are
+    _made: list[weakref.ref[Tensor]]  # the inputs that were mixed in this step
+    _used: bool  # whether a loss has used the labels in this fit
     _announced: bool
     _told: bool  # of labels that were read as numbers
 
@@ -95,18 +115,22 @@ class MixupCallback(Callback):
         *,
         recipe: Mixup | None = None,
         prob: float = 1.0,
+        layers: str | Sequence[str] = INPUT,
         inputs: Selector = "auto",
         targets: Selector = "auto",
         loss: str | None = None,
         calibration: bool | CalibrationMonitor = True,
+        log_mix: bool = False,
         seed: int | None = None,
     ) -> None:
         self.recipe = choose_recipe(alpha, recipe)
         self.prob = check_probability(prob)
+        self.layers, self.places = layers, check_layers(layers)
         self.inputs = check_selector("inputs", inputs)
         self.targets = check_selector("targets", targets)
         self.loss = check_type("loss", loss, str, "a submodule's name, such as 'criterion'")
         self.seed = None if seed is None else int(check_type("seed", seed, Integral, "an integer"))
+        self.log_mix = check_flag("log_mix", log_mix)
         self.calibration = calibration
         self.monitor = _monitor_from(calibration)
         self._reporting = self.monitor
@@ -142,22 +166,14 @@ class MixupCallback(Callback):
             return
         self._release()
         self._seed = torch.initial_seed() if self.seed is None else self.seed
-        self._fetches = "dataloader_iter" in inspect.signature(pl_module.training_step).parameters
-
-        def step(method: Any, args: Any, kwargs: Any) -> Any:
-            return self._run_step(trainer, method, args, kwargs)
-
-        self._interceptions.append(Interception(pl_module, "training_step", step))
+        self._stand_in(trainer, pl_module)
         self._interceptions.append(Interception(pl_module, "all_gather", gather_plainly))
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Finds the named loss and the metrics, which ``configure_model`` may have made."""
+        """Finds what is named, which ``configure_model`` may have made."""
         if not self._mixes:
             rank_zero_info(f"{self!r} mixes nothing.")
-        if self.loss is not None:
-            criterion = find_module(pl_module, self.loss)
-            self._interceptions.append(Interception(criterion, "forward", evaluate_per_candidate))
-        self._interceptions += guard_metrics(pl_module)
+        self._find_modules(pl_module)
         self._report("on_fit_start", trainer, pl_module)
 
     def on_train_batch_start(
@@ -165,6 +181,7 @@ class MixupCallback(Callback):
     ) -> None:
         """Draws the mix of this batch, unless the step will fetch it."""
         self._end_step()
+        self._stand_in(trainer, pl_module)
         if not self._fetches:
             self._draw(trainer, batch)
 
@@ -177,6 +194,8 @@ class MixupCallback(Callback):
         batch_idx: int,
     ) -> None:
         """Forgets the mix: what the user kept of mixed labels reads as plain from here on."""
+        if self.log_mix:
+            self._log_mix(trainer)
         self._end_step()
 
     # Lightning skips `teardown` when training fails, so both exits release the module.
@@ -220,12 +239,55 @@ class MixupCallback(Callback):
             return batch
         return self._mixed(batch, self.mix, self._entries, Usage())
 
+    @staticmethod
+    def suggest_layers(model: nn.Module, example_input: Any) -> list[tuple[str, tuple[int, ...]]]:
+        """Lists the layers that can be named as ``layers=``: name and shape of the output.
+
+        These are the modules that run once, put out the samples in the first dimension, and that
+        nothing of the input passes by, as the shortcut does by the branch of a residual block.
+
+        Args:
+            model: The network, or a LightningModule with a ``forward``. Run once, unchanged.
+            example_input: What its ``forward`` takes: a tensor, a tuple of arguments or a dict of
+                keyword arguments, with at least two samples.
+
+        Returns:
+            Names and shapes, in the order in which the layers finish. The names are those in
+            ``model``: for a part of your LightningModule, put its name before them.
+
+        Raises:
+            ValueError: If the input has fewer than two samples.
+
+        Example:
+            >>> net = nn.Sequential(nn.Linear(3, 8), nn.ReLU(), nn.Linear(8, 2))
+            >>> MixupCallback.suggest_layers(net, torch.rand(4, 3))
+            [('0', (4, 8)), ('1', (4, 8)), ('2', (4, 2))]
+        """
+        return suggest_layers(model, example_input)
+
     def _mixed(self, batch: Any, mix: Mix, entries: Entries, usage: Usage) -> Any:
+        entries.check_size(batch)
         self._usages.append(usage)
-        changed = {path: mix.blend(get_entry(batch, path)) for path in entries.inputs}
+        inputs = entries.inputs if mix.place == INPUT else ()
+        changed = {path: mix.blend(get_entry(batch, path)) for path in inputs}
+        self._made += map(weakref.ref, changed.values())
         for path in entries.targets:
             changed[path] = mix.label(get_entry(batch, path), usage)
         return replace_entries(batch, changed)
+
+    def _find_modules(self, module: LightningModule) -> None:
+        """Finds the named loss, the named layers and the metrics, once in a fit."""
+        if self._found:
+            return
+        self._found = True
+        if self.loss is not None:
+            criterion = find_module(module, self.loss)
+            self._interceptions.append(Interception(criterion, "forward", evaluate_per_candidate))
+        self._interceptions += guard_metrics(module)
+        names = check_layers(self.layers)
+        found = find_layers(module, [name for name in names if name != INPUT])
+        self._layers = {name: Layer(name, layer) for name, layer in found.items()}
+        self.places = (*[INPUT] * (INPUT in names), *found)
 
     def _draw(self, trainer: Trainer, batch: Any) -> None:
         """Draws from the seed, the rank and the number of the batch, and from nothing else."""
@@ -233,53 +295,106 @@ class MixupCallback(Callback):
         self._batch_number = _batch_number(trainer)
         if not self._mixes:
             return
-        self._entries = find_entries(batch, self.inputs, self.targets)
+        at_input = INPUT in self.places
+        known = self._entries and self._entries.of_next(batch)
+        self._entries = known or find_entries(batch, self.inputs, self.targets, at_input=at_input)
         self._announce(batch, self._entries)
         rng = _generator(self._seed, trainer.global_rank, self._batch_number)
-        if rng.random() < self.prob:
-            self.mix = self.recipe.draw(rng, self._entries.batch_size, self._entries.device)
+        if rng.random() >= self.prob:
+            return
+        mix = self.recipe.draw(rng, self._entries.batch_size, self._entries.device)
+        if mix is not None:
+            # Drawn last: a batch has the same weights wherever it is mixed.
+            self.mix = replace(mix, place=self.places[rng.integers(len(self.places))])
+
+    @property
+    def _layer(self) -> Layer | None:
+        """The hidden layer that is mixed in this step."""
+        return None if self.mix is None else self._layers.get(self.mix.place)
+
+    def _stand_in(self, trainer: Trainer, module: LightningModule) -> None:
+        """Stands in for ``training_step``, also if it has been replaced in the meantime.
+
+        Raises:
+            TypeError: If that is impossible.
+        """
+        if module is None or vars(module).get("training_step") in self._interceptions:
+            return
+        self._fetches = "dataloader_iter" in inspect.signature(module.training_step).parameters
+
+        def step(method: Any, args: Any, kwargs: Any) -> Any:
+            return self._run_step(trainer, method, args, kwargs)
+
+        self._interceptions.append(Interception(module, "training_step", step))
+        if module.training_step is not self._interceptions[-1]:
+            raise TypeError(
+                f"{type(module).__name__}.training_step is a property, which nothing can stand in "
+                "for. Make it a method."
+            )
 
     def _run_step(
         self, trainer: Trainer, method: Callable[..., Any], args: Any, kwargs: dict[str, Any]
     ) -> Any:
-        """Hands a mixed copy to the step; only in training, and only in the mix's own step."""
-        if not trainer.training:
+        """Hands a mixed copy to the step; only where Lightning runs it, to train."""
+        module = trainer.lightning_module
+        if not trainer.training or module._current_fx_name != "training_step":
             return method(*args, **kwargs)
         usages: list[Usage] = []
 
         def hand(batch: Any) -> Any:
             return self._handed(trainer, batch, usages)
 
-        given = args[0] if args else next(iter(kwargs.values()))  # what Lightning gives first
-        handed = _Fetching(given, hand) if self._fetches else hand(given)
-        if args:
-            output = method(handed, *args[1:], **kwargs)
-        else:
-            output = method(**{**kwargs, next(iter(kwargs)): handed})
+        def handed(given: Any) -> Any:
+            return _Fetching(given, hand) if self._fetches else hand(given)
+
+        try:
+            if args:
+                output = method(handed(args[0]), *args[1:], **kwargs)
+            else:
+                name = next(n for n in inspect.signature(method).parameters if n in kwargs)
+                output = method(**{**kwargs, name: handed(kwargs[name])})
+        finally:
+            if self._layer is not None and usages:
+                self._layer.end_step()
         for usage in usages:
-            self._check(trainer, usage, output)
+            self._check(module, usage, output)
         return merge(output)
 
     def _handed(self, trainer: Trainer, batch: Any, usages: list[Usage]) -> Any:
         """Returns what the step is handed for a batch."""
         is_new = self._batch_number != _batch_number(trainer)
         if is_new:
-            # The learning rate finder swaps callbacks out, and on_train_batch_start with them.
+            # The learning rate finder swaps callbacks out, and their hooks with them.
+            self._find_modules(trainer.lightning_module)
             self._end_step()
         if is_new or self._fetches:
             self._draw(trainer, batch)
-        if self.mix is None or self._entries is None or _is_mixed(batch, self._entries):
+        if self.mix is None or self._entries is None or self._has_mixed(batch, self._entries):
             return batch
+        if self._layer is not None:
+            self._layer.start_step(self.mix)
         usages.append(Usage())
         return self._mixed(batch, self.mix, self._entries, usages[-1])
 
-    def _check(self, trainer: Trainer, usage: Usage, output: Any) -> None:
+    def _has_mixed(self, batch: Any, entries: Entries) -> bool:
+        """Returns whether a step is handed again what it was handed before, as it may be."""
+        given = [get_entry(batch, path) for path in (*entries.inputs, *entries.targets)]
+        return any(
+            isinstance(value, MixedTarget) or any(made() is value for made in self._made)
+            for value in given
+        )
+
+    def _check(self, module: LightningModule, usage: Usage, output: Any) -> None:
         """Looks at what became of the labels in a step."""
-        module = trainer.lightning_module
         skips = output is None and module.automatic_optimization
-        if not skips and self._entries is not None:
-            _check_use(module, self._entries, usage)
-        if usage.read_as is not None and not self._told and trainer.is_global_zero:
+        if self._layer is not None:
+            _check_runs(module, self._layer, skips=skips)
+        # Of labels that were named, or in use before, some steps may make no use.
+        does_without = not usage.touched and (self.targets != "auto" or self._used)
+        self._used |= usage.met_gradient
+        if not (skips or does_without or usage.met_gradient):
+            _refuse_unused(module, self._entries)
+        if usage.read_as is not None and not self._told and module.trainer.is_global_zero:
             self._told = True
             _tell_of_reading(*usage.read_as)
 
@@ -289,8 +404,8 @@ class MixupCallback(Callback):
             return
         self._announced = True
         rank_zero_info(
-            f"MixupCallback: mixing {entries.describe()}: {self.recipe.describe()}, partners "
-            "within the batch."
+            f"MixupCallback: mixing {_name_entries(entries)}at {_name_places(self.places)}, "
+            f"{self.recipe.describe()}, partners within the batch"
         )
         for path in entries.targets:
             if looks_mixed(get_entry(batch, path)):
@@ -305,9 +420,24 @@ class MixupCallback(Callback):
         for usage in self._usages:
             usage.end()
         self._usages.clear()
+        self._made.clear()
+        if self._layer is not None:
+            self._layer.forget()
         self.mix = None
 
+    def _log_mix(self, trainer: Trainer) -> None:
+        """Logs to the loggers alone, when and as Lightning's own callbacks do."""
+        mix, counts = self.mix, trainer.fit_loop.epoch_loop
+        figures = {"mixup_weight": 1.0 if mix is None else float(np.mean(mix.drawn))}
+        if mix is not None:
+            figures["mixup_place"] = self.places.index(mix.place)
+        if trainer._logger_connector.should_update_logs:
+            for logger in trainer.loggers:
+                logger.log_metrics(figures, step=counts._batches_that_stepped)
+
     def _release(self) -> None:
+        for layer in reversed(self._layers.values()):
+            layer.release()
         for interception in reversed(self._interceptions):
             interception.release()
         self._end_step()
@@ -359,17 +489,16 @@ class _Fetching:
         batch, *numbers = next(self._batches)
         return self._hand(batch), *numbers
 
+    def __getattr__(self, name: str) -> Any:
+        """Has what Lightning's own iterator has, such as ``done``."""
+        return getattr(self._batches, name)
+
 
 def _at_rest() -> dict[str, Any]:
     """Returns what a callback holds outside of a fit."""
     nothing: dict[str, Any] = dict.fromkeys(("mix", "_entries", "_batch_number"))
-    flags = dict.fromkeys(("_fetches", "_announced", "_told"), False)
-    return {**nothing, **flags, "_interceptions": [], "_usages": []}
-
-
-def _is_mixed(batch: Any, entries: Entries) -> bool:
-    """Returns whether a step is handed again what it was handed before, as a second pass may."""
-    return any(isinstance(get_entry(batch, path), MixedTarget) for path in entries.targets)
+    flags = dict.fromkeys(("_fetches", "_found", "_used", "_announced", "_told"), False)
+    return {**nothing, **flags, "_layers": {}, "_interceptions": [], "_usages": [], "_made": []}
 
 
 def _batch_number(trainer: Trainer) -> int:
@@ -385,21 +514,55 @@ def _generator(seed: int, rank: int, batch_number: int) -> np.random.Generator:
     return np.random.Generator(np.random.Philox(key=key, counter=counter))
 
 
-def _check_use(module: LightningModule, entries: Entries, usage: Usage) -> None:
-    """Refuses a step in which the mixed labels met no loss.
+def _name_entries(entries: Entries) -> str:
+    names = [name_of_path(path) for path in entries.mixed]
+    return f"{_listed(names, 'and')} " if names else ""
+
+
+def _name_places(places: Sequence[str]) -> str:
+    names = ["the input" if place == INPUT else repr(place) for place in places]
+    return _listed(names, "or") + (", drawn for each batch" if len(names) > 1 else "")
+
+
+def _listed(names: Sequence[str], conjunction: str) -> str:
+    *others, last = names
+    return f"{', '.join(others)} {conjunction} {last}" if others else last
+
+
+def _check_runs(module: LightningModule, layer: Layer, *, skips: bool) -> None:
+    """Refuses a step in which labels were mixed and features were not, or were twice.
 
     Raises:
         RuntimeError: Then.
     """
-    if usage.met_gradient or not entries.targets:
+    if layer.calls == 1 or (skips and layer.calls == 0):
+        return
+    ran = f"ran {layer.calls} times" if layer.calls else "did not run"
+    raise RuntimeError(
+        f"MixupCallback mixed the labels of this step for the layer {layer.name!r}, which {ran} "
+        f"in {type(module).__name__}.training_step. It must run exactly once, so that labels and "
+        "features are mixed alike. Name another layer, for example one around it; `callback."
+        "suggest_layers(module, example_input)` lists those that run once. If the layer was "
+        "replaced during training, name the module that holds it."
+    )
+
+
+def _refuse_unused(module: LightningModule, entries: Entries | None) -> None:
+    """Refuses a step in which the mixed labels met no loss.
+
+    Raises:
+        RuntimeError: Unless there are none.
+    """
+    if entries is None or not entries.targets:
         return
     names = " and ".join(map(name_of_path, entries.targets))
     raise RuntimeError(
         f"MixupCallback mixed the target {names}, but no loss in {type(module).__name__}."
         "training_step used it: no operation with a gradient met the labels. If this module uses "
         "no labels, write targets=None; if they are another entry of the batch, targets=...; if "
-        "the loss is fused or a custom autograd function, or reads labels as numbers (.item(), "
-        ".numpy()), put it into a submodule and name that, loss='criterion'."
+        f"only some steps use them, targets={selector_of(entries.targets)!r}; if the loss is "
+        "fused or a custom autograd function, or reads labels as numbers (.item(), .numpy()), put "
+        "it into a submodule and name that, loss='criterion'."
     )
 
 

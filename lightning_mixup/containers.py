@@ -9,7 +9,7 @@ A path names one entry: the indices, keys and attributes that lead to it, ``(1,)
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, MutableMapping, MutableSequence, Sequence
 from dataclasses import fields, is_dataclass
 from typing import Any, TypeAlias
 
@@ -21,10 +21,12 @@ __all__ = [
     "get_entry",
     "is_mapping",
     "key_of",
+    "keys_of",
     "leaves_of",
     "length_of",
     "name_of_path",
     "replace_entries",
+    "selector_of",
     "words_of",
 ]
 
@@ -57,19 +59,41 @@ def replace_entries(batch: Any, values: Mapping[Path, Any]) -> Any:
     below: dict[Any, dict[Path, Any]] = {}
     for (first, *rest), value in values.items():
         below.setdefault(first, {})[tuple(rest)] = value
-    if not isinstance(batch, (list, tuple)):
-        changed = copy.copy(batch)
-        for key, inner in below.items():
-            value = replace_entries(child(batch, key), inner)
-            if is_mapping(batch):
-                changed[key] = value
-            else:
-                object.__setattr__(changed, key, value)  # frozen dataclasses refuse setattr
-        return changed
-    items = [
-        replace_entries(item, below[i]) if i in below else item for i, item in enumerate(batch)
-    ]
-    return type(batch)(*items) if hasattr(batch, "_fields") else type(batch)(items)
+    items = {key: replace_entries(child(batch, key), inner) for key, inner in below.items()}
+    if isinstance(batch, (list, tuple)):
+        kept = [items.get(i, item) for i, item in enumerate(batch)]
+        return type(batch)(*kept) if hasattr(batch, "_fields") else type(batch)(kept)
+    if is_mapping(batch):
+        return _with_items(batch, items)
+    changed = copy.copy(batch)
+    for name, value in items.items():
+        object.__setattr__(changed, name, value)  # frozen dataclasses refuse setattr
+    return changed
+
+
+def _with_items(batch: Any, items: dict[Any, Any]) -> Any:
+    """Returns a copy of what looks like a dict, with some items replaced.
+
+    Raises:
+        TypeError: If it can't be copied.
+    """
+    if not hasattr(batch, "__setitem__"):
+        return type(batch)({**batch, **items})
+    changed = copy.copy(batch)
+    if not hasattr(batch, "__copy__"):  # of a dict that it holds, `copy` makes another name
+        for name, value in vars(changed).items() if hasattr(changed, "__dict__") else ():
+            if isinstance(value, (MutableMapping, MutableSequence)):
+                setattr(changed, name, copy.copy(value))
+    for key, value in items.items():
+        before = batch[key]
+        changed[key] = value
+        if batch[key] is value and before is not value:
+            batch[key] = before
+            raise TypeError(
+                f"The batch holds a {type(batch).__name__}, and copy.copy() of it writes into the "
+                "original. Give it a method __copy__, or hand over a dict."
+            )
+    return changed
 
 
 def name_of_path(path: Path) -> str:
@@ -81,14 +105,38 @@ def name_of_path(path: Path) -> str:
     return repr(".".join(map(str, path)))
 
 
-def leaves_of(tree: Any, path: Path = ()) -> Iterator[tuple[Path, Any]]:
-    """Yields the entries of a batch with their paths."""
-    children = _children(tree)
+def selector_of(paths: Sequence[Path]) -> Any:
+    """Writes paths as what names them, ``1``, ``'views.left'`` or a list of these.
+
+    Example:
+        >>> selector_of([(1,), ("views", "left")])
+        [1, 'views.left']
+    """
+    names = [path[0] if len(path) == 1 else ".".join(map(str, path)) for path in paths]
+    return names[0] if len(names) == 1 else names
+
+
+def leaves_of(
+    tree: Any, path: Path = (), above: tuple[Any, ...] = ()
+) -> Iterator[tuple[Path, Any]]:
+    """Yields the entries of a batch with their paths.
+
+    Example:
+        >>> list(leaves_of({"x": 1, "y": {"z": 2}}))
+        [(('x',), 1), (('y', 'z'), 2)]
+    """
+    is_loop = any(tree is node for node in above)
+    children = None if is_loop else _children(tree)
     if children is None:
         yield path, tree
         return
     for key, value in children:
-        yield from leaves_of(value, (*path, key))
+        yield from leaves_of(value, (*path, key), (*above, tree))
+
+
+def keys_of(node: Any) -> list[Any]:
+    """Returns the indices, keys or attributes of what a container holds."""
+    return [key for key, _ in _children(node) or ()]
 
 
 def key_of(batch: Any, path: Path) -> str:
@@ -135,8 +183,15 @@ def _children(node: Any) -> list[tuple[Any, Any]] | None:
         return [(key, node[key]) for key in node.keys()]  # noqa: SIM118  PyG's Data iterates pairs
     if is_dataclass(node):
         return [(field.name, getattr(node, field.name)) for field in fields(node)]
-    public = {k: v for k, v in getattr(node, "__dict__", {}).items() if not k.startswith("_")}
-    return list(public.items()) or None
+    names = [*getattr(node, "__dict__", ()), *_slots_of(type(node))]
+    public = [(name, getattr(node, name)) for name in names if not name.startswith("_")]
+    return public or None
+
+
+def _slots_of(kind: type) -> list[str]:
+    """Returns the names of slots, of classes that hold nothing else."""
+    slots = [getattr(base, "__slots__", ()) for base in kind.__mro__[:-1]]
+    return [name for names in slots for name in ([names] if isinstance(names, str) else names)]
 
 
 def _is_plain_data(values: Sequence[Any]) -> bool:

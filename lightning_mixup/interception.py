@@ -53,6 +53,10 @@ class Interception:
             return self.method(*args, **kwargs)
         return self._around(self.method, args, kwargs)
 
+    def __getattr__(self, name: str) -> Any:
+        """Looks like the method in all else, as Lightning and others take methods apart."""
+        return getattr(self.__dict__["method"], name)
+
     def release(self) -> None:
         """Puts the method back; a wrapper that somebody has put around this one keeps working."""
         self._around = None

@@ -19,7 +19,10 @@ from lightning_mixup.blend import Weight, interpolate
 from lightning_mixup.partners import draw_shift, partner_indices, take_partners
 from lightning_mixup.targets import MixedTarget, Usage
 
-__all__ = ["Mix", "Mixup"]
+__all__ = ["INPUT", "Mix", "Mixup"]
+
+INPUT = "input"
+"""The place that is the input itself."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -32,7 +35,7 @@ class Mix:
         shift: Sample i is mixed with sample ``(i + shift) % B``.
         batch_size: B.
         device: Where the batch is.
-        place: What is mixed; ``"input"`` is the input itself.
+        place: What is mixed: ``"input"``, the input itself, or the name of a hidden layer.
 
     Example:
         >>> mix = Mix(0.75, shift=1, batch_size=2)
@@ -47,7 +50,7 @@ class Mix:
     shift: int
     batch_size: int
     device: torch.device | str = "cpu"
-    place: str = "input"
+    place: str = INPUT
 
     @cached_property
     def weight(self) -> Tensor:
@@ -132,10 +135,10 @@ class Mixup:
 
     def describe(self) -> str:
         """Says in words how the weights are drawn."""
-        drawn = f"Beta({self.alpha:g}, {self.alpha:g})"
-        if math.isinf(self.alpha):
-            drawn = "½"
-        return f"weights {drawn}, one per {'sample' if self.per_sample else 'batch'}"
+        drawn = "half and half"
+        if not math.isinf(self.alpha):
+            drawn = f"Beta({self.alpha:g}, {self.alpha:g})"
+        return f"{drawn} for each sample" if self.per_sample else drawn
 
     def draw(
         self, rng: np.random.Generator, batch_size: int, device: torch.device | str = "cpu"

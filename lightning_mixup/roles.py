@@ -58,6 +58,7 @@ _ID_NAMES = _words("""
 """)
 _OWNERS_OF_IDS = _words("""
     sample samples example examples instance row batch data file image images img audio video
+    clip frame segment window patch tile slide recording document doc
 """)
 
 
@@ -89,9 +90,21 @@ def find_weights(batch: Any, leaves: dict[Path, Any], known: tuple[Path, ...]) -
     )
 
 
-def likely_targets(batch: Any, leaves: dict[Path, Any]) -> tuple[Path, ...]:
-    """Returns what the usual names, or else its place, make a target."""
-    return by_name(batch, leaves, TARGET_NAMES) or by_position(leaves, 1)
+def likely_targets(
+    batch: Any, leaves: dict[Path, Any], *, by_place: bool = True
+) -> tuple[Path, ...]:
+    """Returns what the usual names, or else the second place, make a target.
+
+    Of two lists, the second may be anything, such as a batch without labels.
+    """
+    second = by_position(leaves, 1) if by_place else ()
+    if len(second) == 1 and _is_in_list(second) and _is_in_list(by_position(leaves, 0)):
+        second = ()
+    return by_name(batch, leaves, TARGET_NAMES) or second
+
+
+def _is_in_list(paths: tuple[Path, ...]) -> bool:
+    return any(isinstance(part, int) for path in paths for part in path[1:])
 
 
 def tells_apart(batch: Any, path: Path, value: Any) -> bool:

@@ -68,6 +68,7 @@ def run(func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any])
     call = Call(func, args, kwargs)
     if not call.live:
         return call.of(reading)
+    call.usage.touched |= call.name not in FACTS
     if call.name in FACTS or call.name in NUMBERS or call.name in PRINTS:
         return _read(call)
     simpler = _simplified(call)

@@ -65,6 +65,7 @@ class Usage:
     """What became of one mix's labels, shared by all that was made of them.
 
     Attributes:
+        touched: Whether any operation was given mixed labels.
         met_gradient: Whether mixed labels met a gradient.
         read_as: How labels that differ were read as plain numbers, in which file and line.
         ended: Whether the step is over.
@@ -75,9 +76,19 @@ class Usage:
         moved: Weights of copies in another order, by what was copied and how.
     """
 
-    __slots__ = ("ended", "kept", "met_gradient", "moved", "per_sample", "ranking", "read_as")
+    __slots__ = (
+        "ended",
+        "kept",
+        "met_gradient",
+        "moved",
+        "per_sample",
+        "ranking",
+        "read_as",
+        "touched",
+    )
 
     def __init__(self, *, per_sample: bool = False) -> None:
+        self.touched = False
         self.met_gradient = False
         self.read_as: tuple[str, str, int] | None = None
         self.ended = False

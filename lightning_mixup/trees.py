@@ -92,5 +92,6 @@ def _rebuilt(like: Any, values: list[Any]) -> Any:
 def _updated(like: dict[Any, Any], changed: dict[Any, Any]) -> dict[Any, Any]:
     """Returns a dict of the same type, such as a defaultdict."""
     made = copy.copy(like)
-    made.update(changed)
+    for key, value in changed.items():  # Hugging Face's ModelOutput refuses `update`
+        made[key] = value
     return made

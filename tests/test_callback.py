@@ -1258,8 +1258,8 @@ def test_what_is_mixed_is_said_once(make_trainer, caplog):
 
     said = [message for message in caplog.messages if message.startswith("MixupCallback")]
     assert said == [
-        "MixupCallback: mixing batch[0], with the target batch[1]: weights Beta(0.2, 0.2), one "
-        "per batch, partners within the batch."
+        "MixupCallback: mixing batch[0] and batch[1] at the input, Beta(0.2, 0.2), partners "
+        "within the batch"
     ]
 
 

@@ -161,8 +161,8 @@ def test_integer_inputs_are_refused():
 @pytest.mark.parametrize(
     ("recipe", "words"),
     [
-        (Mixup(0.2), "weights Beta(0.2, 0.2), one per batch"),
-        (Mixup(math.inf, per_sample=True), "weights ½, one per sample"),
+        (Mixup(0.2), "Beta(0.2, 0.2)"),
+        (Mixup(math.inf, per_sample=True), "half and half for each sample"),
     ],
 )
 def test_a_recipe_says_what_it_does(recipe, words):

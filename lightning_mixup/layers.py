@@ -1,0 +1,336 @@
+"""Hidden layers by name: which modules the names mean, and mixing what they put out.
+
+While a fit lasts, the ``forward`` of a named layer is stood in for. In the steps that draw the
+layer its output is mixed; in all others, and in evaluation, it is handed on as it is.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterator, Sequence
+from difflib import get_close_matches
+from enum import Enum
+from fnmatch import fnmatchcase
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from lightning_mixup.compiled import Switch, blend_by_switch
+from lightning_mixup.containers import leaves_of, replace_entries
+from lightning_mixup.interception import Interception
+from lightning_mixup.recipes import INPUT, Mix
+from lightning_mixup.roles import can_be_mixed
+from lightning_mixup.targets import is_live
+from lightning_mixup.trees import map_tensors
+
+__all__ = [
+    "Layer",
+    "find_layers",
+    "find_module",
+    "is_time_first",
+    "map_features",
+    "named_layers",
+    "refusal_of",
+]
+
+# What torch and Lightning put around a module; names are seen through it.
+_WRAPPERS = ("_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module", "module")
+_NEVER_CALLED = (nn.ModuleList, nn.ModuleDict, nn.ParameterList, nn.ParameterDict)
+_PLAIN = (type(None), bool, int, float, complex, str, bytes, torch.dtype, torch.device, Enum)
+_SAY_BATCH_FIRST = (
+    nn.RNNBase,
+    nn.MultiheadAttention,
+    nn.TransformerEncoderLayer,
+    nn.TransformerDecoderLayer,
+    nn.TransformerEncoder,
+    nn.TransformerDecoder,
+    nn.Transformer,
+)
+
+
+class Layer:
+    """One named layer, whose output is mixed in the steps that draw it.
+
+    Args:
+        name: Its name, for messages.
+        module: The layer. `release` leaves it as it was found.
+
+    Example:
+        >>> module = nn.Identity()
+        >>> layer = Layer("net.layer1", module)
+        >>> layer.start_step(Mix(0.75, shift=1, batch_size=2))
+        >>> module(torch.tensor([[0.0], [4.0]]))
+        tensor([[1.],
+                [3.]])
+        >>> layer.calls
+        1
+    """
+
+    calls: int
+    """How often it ran in this step, not counting what activation checkpointing repeats."""
+
+    def __init__(self, name: str, module: nn.Module) -> None:
+        self.name, self.calls = name, 0
+        self._mix: Mix | None = None
+        self._is_in_step = False
+        self._module = _inside(module)
+        self._switch = Switch(self._choose)
+        self._interception = Interception(module, "forward", self._run)
+
+    def start_step(self, mix: Mix) -> None:
+        """Mixes from here on."""
+        self._mix, self._is_in_step, self.calls = mix, True, 0
+
+    def end_step(self) -> None:
+        """Mixes only where a backward pass runs the layer again, as checkpointing does."""
+        self._is_in_step = False
+
+    def forget(self) -> None:
+        """Mixes no more, until the next step starts."""
+        self._mix, self._is_in_step = None, False
+
+    def release(self) -> None:
+        """Leaves the module as it was found."""
+        self._interception.release()
+        self.forget()
+
+    def _run(self, method: Any, args: Any, kwargs: Any) -> Any:
+        output = method(*args, **kwargs)
+        if torch.compiler.is_compiling():
+            return self._blended_when_run(output)
+        mix = self._mix_of_call()
+        if mix is None:
+            return output
+        return self._map(output, lambda x: self._checked(x, mix).blend(x))
+
+    def _blended_when_run(self, output: Any) -> Any:
+        numbers = itertools.count()
+
+        def blend(x: Tensor) -> Tensor:
+            return blend_by_switch(x, self._switch.handle, is_first=next(numbers) == 0)
+
+        return self._map(output, blend)
+
+    def _choose(self, x: Tensor, is_first: bool) -> Mix | None:  # noqa: FBT001
+        mix = self._mix_of_call(counts=is_first)
+        return None if mix is None else self._checked(x, mix)
+
+    def _mix_of_call(self, *, counts: bool = True) -> Mix | None:
+        in_backward = torch._C._current_graph_task_id() != -1
+        self.calls += counts and self._is_in_step and not in_backward
+        return self._mix if self._is_in_step or in_backward else None
+
+    def _map(self, output: Any, blend: Callable[[Tensor], Tensor]) -> Any:
+        try:
+            return map_features(self._module, output, blend)
+        except ValueError as error:
+            raise ValueError(
+                f"MixupCallback can't mix at the layer {self.name!r}: it puts out {error}. Name "
+                "another layer, for example one around it, inside it or after it: `callback."
+                "suggest_layers(module, example_input)` lists those that can be mixed."
+            ) from error
+
+    @staticmethod
+    def _checked(x: Tensor, mix: Mix) -> Mix:
+        refusal = refusal_of(x, mix.batch_size)
+        if refusal is not None:
+            raise ValueError(refusal)
+        return mix
+
+
+def map_features(module: nn.Module, output: Any, change: Callable[[Tensor], Tensor]) -> Any:
+    r"""Returns a copy of a module's output in which each tensor, of shape (B, \*), is changed.
+
+    Raises:
+        ValueError: If there is none, or something else in which there may be some.
+
+    Example:
+        >>> rnn = nn.GRU(2, 3, num_layers=2, batch_first=True)
+        >>> _ = map_features(rnn, rnn(torch.rand(4, 5, 2)), lambda x: print(x.shape) or x)
+        torch.Size([4, 5, 3])
+        torch.Size([4, 2, 3])
+    """
+    tensors, unknown = _contents(output)
+    if unknown:
+        kinds = ", ".join(sorted({type(value).__name__ for value in unknown}))
+        raise ValueError(f"{kinds}, in which tensors could hide")
+    if not any(x.ndim for x in tensors):
+        raise ValueError("no tensor of the samples")
+    if any(is_live(x) for x in tensors):
+        raise ValueError("what it computes with the labels, such as a loss")
+
+    def change_samples(x: Tensor) -> Tensor:
+        return change(x) if x.ndim else x  # a number belongs to no sample
+
+    def change_state(x: Tensor) -> Tensor:
+        return change_samples(x.transpose(0, 1)).transpose(0, 1)
+
+    if isinstance(module, nn.RNNBase) and isinstance(output, tuple) and len(output) == 2:
+        features, state = output  # the state of shape (layers, B, features)
+        return _replaced(features, change_samples), _replaced(state, change_state)
+    return _replaced(output, change_samples)
+
+
+def _contents(output: Any) -> tuple[list[Tensor], list[Any]]:
+    """Returns the tensors in an output, and what is neither a tensor nor plain."""
+    if torch.compiler.is_compiling():
+        leaves = _flat(output)
+    else:
+        leaves = [value for _, value in leaves_of(output)]
+    others = [x for x in leaves if not isinstance(x, (Tensor, *_PLAIN))]
+    return [x for x in leaves if isinstance(x, Tensor)], others
+
+
+def _flat(tree: Any) -> list[Any]:
+    """Returns the leaves of those containers that Dynamo can trace."""
+    if isinstance(tree, dict):
+        tree = list(tree.values())
+    return [leaf for x in tree for leaf in _flat(x)] if isinstance(tree, (list, tuple)) else [tree]
+
+
+def _replaced(output: Any, change: Callable[[Tensor], Tensor]) -> Any:
+    if torch.compiler.is_compiling():
+        return map_tensors(output, change)
+    tensors = [(path, x) for path, x in leaves_of(output) if isinstance(x, Tensor)]
+    return replace_entries(output, {path: change(x) for path, x in tensors})
+
+
+def refusal_of(x: Tensor, batch_size: int) -> str | None:
+    """Says what a tensor is if it can't be mixed, or returns None if it can be.
+
+    Example:
+        >>> refusal_of(torch.rand(4, 2), batch_size=4)
+        >>> refusal_of(torch.rand(7, 4, 2), batch_size=4)
+        'a tensor of shape (7, 4, 2), whose first dimension is not the 4 samples of the batch'
+    """
+    tensor = f"a tensor of shape {tuple(x.shape)}"
+    if not can_be_mixed(x):
+        return f"{tensor} and {x.dtype}, which can't be interpolated"
+    if x.layout != torch.strided:
+        return f"{tensor} that is not dense, but {x.layout}"
+    if len(x) != batch_size:
+        return f"{tensor}, whose first dimension is not the {batch_size} samples of the batch"
+    return None
+
+
+def find_layers(root: nn.Module, names: Sequence[str]) -> dict[str, nn.Module]:
+    """Returns the layers that names and patterns mean, by their names.
+
+    Args:
+        root: The module that holds them.
+        names: Dotted names as in ``named_modules()``, seen through what torch and Lightning wrap
+            around a module (``_orig_mod`` and the like). ``*``, ``?`` and ``[]`` stand for any
+            characters but the dot.
+
+    Raises:
+        ValueError: If a name or pattern fits no module, or one that can't be mixed: a container
+            that is never called, or one that puts out time before batch.
+
+    Example:
+        >>> net = nn.Sequential(nn.Linear(2, 3), nn.ReLU(), nn.Linear(3, 2))
+        >>> list(find_layers(net, ["[02]"]))
+        ['0', '2']
+    """
+    found: dict[str, nn.Module] = {}
+    for name in names:
+        found |= (
+            _matching(root, name) if set(name) & set("*?[") else {name: find_module(root, name)}
+        )
+    for name, module in found.items():
+        _check_layer(name, _inside(module))
+    return found
+
+
+def find_module(root: nn.Module, name: str) -> nn.Module:
+    """Returns a submodule by its dotted name, seen through wrappers.
+
+    Raises:
+        ValueError: If there is none of that name.
+    """
+    modules: dict[str, nn.Module] = {
+        **dict(root.named_modules(remove_duplicate=False)),
+        **named_layers(root),
+    }
+    if name and name in modules:
+        return modules[name]
+    raise ValueError(_no_submodule(root, name))
+
+
+def named_layers(root: nn.Module) -> dict[str, nn.Module]:
+    """Returns the submodules by their names, seen through wrappers, of which the outermost counts.
+
+    Example:
+        >>> compiled = torch.compile(nn.Sequential(nn.ReLU()), backend="eager")
+        >>> list(named_layers(nn.ModuleDict({"net": compiled})))
+        ['net', 'net.0']
+    """
+    layers: dict[str, nn.Module] = {}
+    for name, module in _walk(root, ""):
+        layers.setdefault(name, module)
+    del layers[""]
+    return layers
+
+
+def _walk(module: nn.Module, name: str) -> Iterator[tuple[str, nn.Module]]:
+    yield name, module
+    for key, child in module.named_children():
+        is_wrapped = _is_wrapped(module, key) and (name or key != "module")
+        yield from _walk(child, name if is_wrapped else f"{name}.{key}".removeprefix("."))
+
+
+def _is_wrapped(module: nn.Module, key: str) -> bool:
+    return key in _WRAPPERS and len(module._modules) == 1
+
+
+def _inside(module: nn.Module) -> nn.Module:
+    """Returns the innermost module that a wrapper is around."""
+    for key, child in module.named_children():
+        if _is_wrapped(module, key):
+            return _inside(child)
+    return module
+
+
+def _matching(root: nn.Module, pattern: str) -> dict[str, nn.Module]:
+    parts = pattern.split(".")
+    found = {
+        name: module
+        for name, module in named_layers(root).items()
+        if name.count(".") == len(parts) - 1 and all(map(fnmatchcase, name.split("."), parts))
+    }
+    if not found:
+        raise ValueError(_no_submodule(root, pattern))
+    return found
+
+
+def _no_submodule(root: nn.Module, name: str) -> str:
+    names = list(named_layers(root))
+    close = get_close_matches(name, names) or [child for child, _ in root.named_children()]
+    return (
+        f"{type(root).__name__} has no submodule {name!r}. Did you mean one of {close}? "
+        "`[name for name, _ in module.named_modules()]` lists them all."
+    )
+
+
+def _check_layer(name: str, module: nn.Module) -> None:
+    kind = type(module).__name__
+    if name == INPUT:
+        raise ValueError(
+            f"A {kind} is called {INPUT!r}, and so is the input itself. Name what is inside it."
+        )
+    if isinstance(module, _NEVER_CALLED):
+        raise ValueError(
+            f"layers={name!r} is a {kind}, which holds modules and puts nothing out itself. Name "
+            f"what it holds, for example layers={name + '.*'!r}."
+        )
+    if is_time_first(module):
+        raise ValueError(
+            f"layers={name!r} is a {kind} with batch_first=False: it puts out time before batch. "
+            "Name a layer after it whose output is batch-first, or make it batch_first=True."
+        )
+
+
+def is_time_first(module: nn.Module) -> bool:
+    """Returns whether a module of torch puts out (time, batch, ...)."""
+    parts = module.modules() if isinstance(module, _SAY_BATCH_FIRST) else ()
+    return any(getattr(part, "batch_first", True) is False for part in parts)
