@@ -53,7 +53,8 @@ def cannot_tell(
     inputs, targets = suggestion(batch, leaves, has_targets=has_targets)
     arrays = [name_of_path(path) for path, value in leaves.items() if _is_array(value)]
     is_whole = inputs and (targets or not arrays)
-    example = f", for example {call_for(inputs, targets)}" if is_whole else ""
+    call = "MixupCallback(inputs=..., targets=...)"
+    example = f", for example {call_for(inputs, targets)}" if is_whole else f", {call}"
     sentences = [
         f"MixupCallback can't tell what to mix: the batch {reason}. It holds\n"
         f"{inventory(leaves)}\n"
@@ -149,7 +150,7 @@ def suggestion(
 
 
 def _are_pairs(inputs: list[Path], targets: list[Path]) -> bool:
-    return len(inputs) == len(targets) > 1
+    return len(inputs) == len(targets) > 1 and not _are_together(targets)
 
 
 def _sets(batch: Any, leaves: dict[Path, Any]) -> tuple[list[Path], list[Path]]:
@@ -159,21 +160,23 @@ def _sets(batch: Any, leaves: dict[Path, Any]) -> tuple[list[Path], list[Path]]:
         return [], []
     weights = by_name(batch, tensors, WEIGHT_NAMES)
     ends = [path for path in tensors if words_of(batch, path)[-1] in TARGET_NAMES]
-    floats = [p for p, v in tensors.items() if is_float(v) and p not in (*weights, *ends)]
     named = list(by_name(batch, tensors, TARGET_NAMES)) or ends
+    floats = [p for p, v in tensors.items() if is_float(v) and p not in (*weights, *ends, *named)]
     if named:
         return floats, named
     numbers = [path for path, value in tensors.items() if not is_float(value)]
-    rank = min((tensors[path].ndim for path in numbers), default=0)
-    numbers = [path for path in numbers if tensors[path].ndim == rank]
-    if not numbers or not floats:
-        return floats[:1], floats[1:2]
-    if all(isinstance(path[0], int) for path in tensors):  # inputs first, targets after them
-        numbers = [path for path in numbers if path > floats[0]]
-        floats = [path for path in floats if not numbers or path < numbers[-1]]
-    chosen = numbers[: len(floats)]
-    lists = {path[:-1] for path in chosen} - {()}
-    return floats, [path for path in numbers if path in chosen or path[:-1] in lists]
+    if not numbers and len(floats) == 2:
+        return floats[:1], floats[1:]
+    if any(tensors[path].ndim == 1 for path in floats[1:]):
+        return [], []  # one number for each sample could be a weight
+    is_clear = len(numbers) in (1, len(floats)) or _are_together(numbers)
+    return (floats, numbers) if is_clear else ([], [])
+
+
+def _are_together(paths: list[Path]) -> bool:
+    """Returns whether all are in one container of the batch."""
+    owners = {path[:-1] for path in paths}
+    return len(owners) == 1 and owners != {()}
 
 
 def _is_of_one_sample(batch: Any, path: Path, value: Any) -> bool:

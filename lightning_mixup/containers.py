@@ -179,7 +179,8 @@ def _children(node: Any) -> list[tuple[Any, Any]] | None:
         is_entry = not hasattr(node, "_fields") and _is_plain_data(node)
         return None if is_entry else list(enumerate(node))
     if is_mapping(node):
-        node = copy.copy(node)  # PyG's HeteroData makes what it is asked for.
+        if hasattr(node, "__copy__"):
+            node = copy.copy(node)  # PyG's HeteroData makes what it is asked for
         return [(key, node[key]) for key in node.keys()]  # noqa: SIM118  PyG's Data iterates pairs
     if is_dataclass(node):
         return [(field.name, getattr(node, field.name)) for field in fields(node)]

@@ -63,11 +63,12 @@ _OWNERS_OF_IDS = _words("""
 
 
 def by_name(batch: Any, leaves: dict[Path, Any], names: frozenset[str]) -> tuple[Path, ...]:
-    """Returns the tensors whose own key, or field of a namedtuple, is one of the names."""
+    """Returns the tensors whose key, or that of what holds them, is one of the names."""
     return tuple(
         path
         for path, value in leaves.items()
-        if isinstance(value, Tensor) and path and key_of(batch, path).lower() in names
+        if isinstance(value, Tensor)
+        and any(key_of(batch, path[:i]).lower() in names for i in range(1, len(path) + 1))
     )
 
 

@@ -86,6 +86,10 @@ def fingerprint(tree: Any) -> Any:
 
 
 def _rebuilt(like: Any, values: list[Any]) -> Any:
+    if isinstance(like, list) and type(like) is not list:
+        made = copy.copy(like)  # whatever its constructor takes
+        made[:] = values
+        return made
     return type(like)(*values) if hasattr(like, "_fields") else type(like)(values)
 
 

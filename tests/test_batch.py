@@ -361,8 +361,11 @@ SUPPORT, QUERY = EPISODE[:2], EPISODE[2:]
         ),
         ({"a": (X, Y), "b": (X, Y)}, "b.0", "b.1"),
         ({"labelled": (X, Y), "more": X}, ["labelled.0", "more"], "labelled.1"),
-        ((X, torch.stack([Y, Y], 1), Y), 0, 2),
-        ((Y, X, Y), 1, 2),
+        (
+            {"image": X, "age": X, "labels": {"a": Y, "b": Y}},
+            ["image", "age"],
+            ["labels.a", "labels.b"],
+        ),
         ({"image": X, "mask": X > 0, "label": Y}, "image", ["mask", "label"]),
         ({"image": X, "attention_mask": X, "label": Y}, "image", "label"),
         ((X, [Y, Y]), 0, ["1.0", "1.1"]),
@@ -376,6 +379,20 @@ def test_the_advice_names_what_goes_together(batch, inputs, targets):
 
     assert (mixup.inputs, mixup.targets) == (inputs, targets)
     assert find_entries(batch, mixup.inputs, mixup.targets).batch_size > 1
+
+
+@pytest.mark.parametrize(
+    "batch",
+    [
+        (X, torch.stack([Y, Y], 1), Y),  # words and their lengths, or the other way round
+        (X, Y, X[:, 0]),  # perhaps a weight of each sample's loss
+    ],
+    ids=["lengths", "weight"],
+)
+def test_no_example_is_made_up_where_it_could_be_wrong(batch):
+    assert "by index, key, dotted path or a function, MixupCallback(inputs=..., " in refusal_of(
+        batch
+    )
 
 
 def test_the_advice_for_a_weight_takes_it_along():
@@ -479,7 +496,7 @@ def test_an_entry_named_twice_is_refused(inputs, targets):
     [
         ({"image": X, "depth": X, "label": Y}, "inputs=['image', 'depth'], targets='label'"),
         ({"a": X, "ids": Y, "mean": torch.ones(2), "y": Y}, "inputs='a', targets='y'"),
-        ((X, Y, X), "inputs=0, targets=1"),
+        ((X, Y, X), "inputs=[0, 2], targets=1"),
     ],
 )
 def test_the_advice_takes_the_target_by_its_name_and_what_goes_with_it(batch, advice):
