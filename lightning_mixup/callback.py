@@ -8,7 +8,6 @@ it; here is only the order of events.
 from __future__ import annotations
 
 import inspect
-import logging
 import weakref
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
@@ -18,7 +17,7 @@ from typing import Any
 import numpy as np
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
-from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
+from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor, nn
 
 from lightning_mixup.arguments import (
@@ -29,20 +28,19 @@ from lightning_mixup.arguments import (
     check_type,
     choose_recipe,
 )
-from lightning_mixup.batch import Entries, Selector, find_entries, looks_mixed
-from lightning_mixup.containers import get_entry, name_of_path, replace_entries, selector_of
+from lightning_mixup.batch import Entries, Selector, find_entries
+from lightning_mixup.containers import get_entry, replace_entries
 from lightning_mixup.doors import gather_plainly, guard_metrics
 from lightning_mixup.interception import Interception, without_module
 from lightning_mixup.layers import Layer, find_layers, find_module
 from lightning_mixup.losses import evaluate_per_candidate
+from lightning_mixup.messages import announce, check_runs, refuse_unused, tell_of_reading
 from lightning_mixup.monitor import CalibrationMonitor
 from lightning_mixup.recipes import INPUT, Mix, Mixup
 from lightning_mixup.suggestions import suggest_layers
 from lightning_mixup.targets import MixedTarget, Usage, merge
 
 __all__ = ["MixupCallback"]
-
-_log = logging.getLogger(__name__)
 
 
 class MixupCallback(Callback):
@@ -99,6 +97,7 @@ class MixupCallback(Callback):
 
     _layers: dict[str, Layer]
     _interceptions: list[Interception]
+    _step: Interception | None  # of training_step
     _usages: list[Usage]  # of the labels that were mixed in this step
     _entries: Entries | None
     _batch_number: int | None  # for which the mix was drawn
@@ -181,7 +180,8 @@ class MixupCallback(Callback):
     ) -> None:
         """Draws the mix of this batch, unless the step will fetch it."""
         self._end_step()
-        self._stand_in(trainer, pl_module)
+        if self._step is not None and not self._step.stands:
+            self._stand_in(trainer, pl_module)
         if not self._fetches:
             self._draw(trainer, batch)
 
@@ -298,7 +298,9 @@ class MixupCallback(Callback):
         at_input = INPUT in self.places
         known = self._entries and self._entries.of_next(batch)
         self._entries = known or find_entries(batch, self.inputs, self.targets, at_input=at_input)
-        self._announce(batch, self._entries)
+        if not self._announced:
+            self._announced = True
+            announce(batch, self._entries, self.places, self.recipe.describe())
         rng = _generator(self._seed, trainer.global_rank, self._batch_number)
         if rng.random() >= self.prob:
             return
@@ -313,20 +315,19 @@ class MixupCallback(Callback):
         return None if self.mix is None else self._layers.get(self.mix.place)
 
     def _stand_in(self, trainer: Trainer, module: LightningModule) -> None:
-        """Stands in for ``training_step``, also if it has been replaced in the meantime.
+        """Stands in for ``training_step``; again, where it has been replaced in the meantime.
 
         Raises:
             TypeError: If that is impossible.
         """
-        if module is None or vars(module).get("training_step") in self._interceptions:
-            return
         self._fetches = "dataloader_iter" in inspect.signature(module.training_step).parameters
 
         def step(method: Any, args: Any, kwargs: Any) -> Any:
             return self._run_step(trainer, method, args, kwargs)
 
-        self._interceptions.append(Interception(module, "training_step", step))
-        if module.training_step is not self._interceptions[-1]:
+        self._step = Interception(module, "training_step", step)
+        self._interceptions.append(self._step)
+        if not self._step.stands:
             raise TypeError(
                 f"{type(module).__name__}.training_step is a property, which nothing can stand in "
                 "for. Make it a method."
@@ -388,33 +389,15 @@ class MixupCallback(Callback):
         """Looks at what became of the labels in a step."""
         skips = output is None and module.automatic_optimization
         if self._layer is not None:
-            _check_runs(module, self._layer, skips=skips)
+            check_runs(module, self._layer, skips=skips)
         # Of labels that were named, or in use before, some steps may make no use.
         does_without = not usage.touched and (self.targets != "auto" or self._used)
         self._used |= usage.met_gradient
         if not (skips or does_without or usage.met_gradient):
-            _refuse_unused(module, self._entries)
+            refuse_unused(module, self._entries)
         if usage.read_as is not None and not self._told and module.trainer.is_global_zero:
             self._told = True
-            _tell_of_reading(*usage.read_as)
-
-    def _announce(self, batch: Any, entries: Entries) -> None:
-        """Says once what is mixed, and warns if something else seems to mix, too."""
-        if self._announced:
-            return
-        self._announced = True
-        rank_zero_info(
-            f"MixupCallback: mixing {_name_entries(entries)}at {_name_places(self.places)}, "
-            f"{self.recipe.describe()}, partners within the batch"
-        )
-        for path in entries.targets:
-            if looks_mixed(get_entry(batch, path)):
-                rank_zero_warn(
-                    f"The target {name_of_path(path)} holds shares of classes: it looks mixed or "
-                    "smoothed already. If a collate function or a transform mixes the batches, "
-                    "leave that or MixupCallback out; for smoothing, use the loss's own "
-                    "label_smoothing. If these are soft labels by nature, all is well."
-                )
+            tell_of_reading(*usage.read_as)
 
     def _end_step(self) -> None:
         for usage in self._usages:
@@ -496,7 +479,7 @@ class _Fetching:
 
 def _at_rest() -> dict[str, Any]:
     """Returns what a callback holds outside of a fit."""
-    nothing: dict[str, Any] = dict.fromkeys(("mix", "_entries", "_batch_number"))
+    nothing: dict[str, Any] = dict.fromkeys(("mix", "_entries", "_step", "_batch_number"))
     flags = dict.fromkeys(("_fetches", "_found", "_used", "_announced", "_told"), False)
     return {**nothing, **flags, "_layers": {}, "_interceptions": [], "_usages": [], "_made": []}
 
@@ -512,70 +495,6 @@ def _generator(seed: int, rank: int, batch_number: int) -> np.random.Generator:
     # Numpy counts up the lowest word as it draws, so the batch has the highest to itself.
     counter = np.array([0, 0, 0, batch_number], dtype=np.uint64)
     return np.random.Generator(np.random.Philox(key=key, counter=counter))
-
-
-def _name_entries(entries: Entries) -> str:
-    names = [name_of_path(path) for path in entries.mixed]
-    return f"{_listed(names, 'and')} " if names else ""
-
-
-def _name_places(places: Sequence[str]) -> str:
-    names = ["the input" if place == INPUT else repr(place) for place in places]
-    return _listed(names, "or") + (", drawn for each batch" if len(names) > 1 else "")
-
-
-def _listed(names: Sequence[str], conjunction: str) -> str:
-    *others, last = names
-    return f"{', '.join(others)} {conjunction} {last}" if others else last
-
-
-def _check_runs(module: LightningModule, layer: Layer, *, skips: bool) -> None:
-    """Refuses a step in which labels were mixed and features were not, or were twice.
-
-    Raises:
-        RuntimeError: Then.
-    """
-    if layer.calls == 1 or (skips and layer.calls == 0):
-        return
-    ran = f"ran {layer.calls} times" if layer.calls else "did not run"
-    raise RuntimeError(
-        f"MixupCallback mixed the labels of this step for the layer {layer.name!r}, which {ran} "
-        f"in {type(module).__name__}.training_step. It must run exactly once, so that labels and "
-        "features are mixed alike. Name another layer, for example one around it; `callback."
-        "suggest_layers(module, example_input)` lists those that run once. If the layer was "
-        "replaced during training, name the module that holds it."
-    )
-
-
-def _refuse_unused(module: LightningModule, entries: Entries | None) -> None:
-    """Refuses a step in which the mixed labels met no loss.
-
-    Raises:
-        RuntimeError: Unless there are none.
-    """
-    if entries is None or not entries.targets:
-        return
-    names = " and ".join(map(name_of_path, entries.targets))
-    raise RuntimeError(
-        f"MixupCallback mixed the target {names}, but no loss in {type(module).__name__}."
-        "training_step used it: no operation with a gradient met the labels. If this module uses "
-        "no labels, write targets=None; if they are another entry of the batch, targets=...; if "
-        f"only some steps use them, targets={selector_of(entries.targets)!r}; if the loss is "
-        "fused or a custom autograd function, or reads labels as numbers (.item(), .numpy()), put "
-        "it into a submodule and name that, loss='criterion'."
-    )
-
-
-def _tell_of_reading(operation: str, file: str, line: int) -> None:
-    """Logs the line where labels were read as numbers, as a metric rightly may."""
-    _log.warning(
-        "%s:%s: training_step reads mixed labels as plain numbers here, by %s(), and is given the "
-        "dominant label of each sample. That is right for a metric. Should a loss depend on these "
-        "numbers, put it into a submodule and name that, MixupCallback(loss='criterion').",
-        file,
-        line,
-        operation,
-    )
 
 
 def _monitor_from(calibration: bool | CalibrationMonitor) -> CalibrationMonitor | None:  # noqa: FBT001

@@ -45,7 +45,21 @@ class Interception:
         self._module, self._name = module, name
         self._around: _Around | None = around
         self._before = module.__dict__.get(name)
-        module.__dict__[name] = self
+        module.__dict__[name] = self._stand_in
+
+    @property
+    def _stand_in(self) -> Callable[..., Any]:
+        """What takes the method's place.
+
+        For ``forward`` that is a method, too: of another object, Dynamo would make a graph of its
+        own in every fit. The rest is asked for its signature, which an object can borrow.
+        """
+        return self.__call__ if self._name == "forward" else self
+
+    @property
+    def stands(self) -> bool:
+        """Whether this is what is called for the method."""
+        return bool(getattr(self._module, self._name) == self._stand_in)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Calls what stands in for the method."""
@@ -60,19 +74,25 @@ class Interception:
     def release(self) -> None:
         """Puts the method back; a wrapper that somebody has put around this one keeps working."""
         self._around = None
-        if self._module.__dict__.get(self._name) is not self:
+        if self._module.__dict__.get(self._name) != self._stand_in:
             return
         del self._module.__dict__[self._name]
         if self._before is not None:
             self._module.__dict__[self._name] = self._before
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """Pickles and copies as the plain method."""
-        return _itself, (self.method,)
+        """Pickles and copies as the plain method, or as what does nothing but call it."""
+        return (_plain if self._stand_in is self else _released), (self.method,)
 
 
-def _itself(method: Callable[..., Any]) -> Callable[..., Any]:
+def _plain(method: Callable[..., Any]) -> Callable[..., Any]:
     return method
+
+
+def _released(method: Callable[..., Any]) -> Interception:
+    made = Interception.__new__(Interception)
+    made.method, made._around, made._name = method, None, "forward"
+    return made
 
 
 def without_module(state: dict[str, Any]) -> dict[str, Any]:

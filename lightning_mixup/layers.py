@@ -7,6 +7,7 @@ layer its output is mixed; in all others, and in evaluation, it is handed on as 
 from __future__ import annotations
 
 import itertools
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from difflib import get_close_matches
 from enum import Enum
@@ -26,6 +27,7 @@ from lightning_mixup.trees import map_tensors
 
 __all__ = [
     "Layer",
+    "UnfitOutputError",
     "find_layers",
     "find_module",
     "is_time_first",
@@ -34,6 +36,8 @@ __all__ = [
     "refusal_of",
 ]
 
+# Newer than the oldest torch that we run on.
+_is_exporting: Callable[[], bool] = getattr(torch.compiler, "is_exporting", lambda: False)
 # What torch and Lightning put around a module; names are seen through it.
 _WRAPPERS = ("_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module", "module")
 _NEVER_CALLED = (nn.ModuleList, nn.ModuleDict, nn.ParameterList, nn.ParameterDict)
@@ -67,11 +71,9 @@ class Layer:
         1
     """
 
-    calls: int
-    """How often it ran in this step, not counting what activation checkpointing repeats."""
-
     def __init__(self, name: str, module: nn.Module) -> None:
-        self.name, self.calls = name, 0
+        self.name = name
+        self._calls: Counter[int] = Counter()
         self._mix: Mix | None = None
         self._is_in_step = False
         self._module = _inside(module)
@@ -80,7 +82,8 @@ class Layer:
 
     def start_step(self, mix: Mix) -> None:
         """Mixes from here on."""
-        self._mix, self._is_in_step, self.calls = mix, True, 0
+        self._mix, self._is_in_step = mix, True
+        self._calls.clear()
 
     def end_step(self) -> None:
         """Mixes only where a backward pass runs the layer again, as checkpointing does."""
@@ -95,55 +98,65 @@ class Layer:
         self._interception.release()
         self.forget()
 
+    @property
+    def calls(self) -> int:
+        """How often it ran in this step, but for what activation checkpointing repeats."""
+        return max(self._calls.values(), default=0)
+
     def _run(self, method: Any, args: Any, kwargs: Any) -> Any:
         output = method(*args, **kwargs)
+        if _is_exporting():
+            return output
         if torch.compiler.is_compiling():
             return self._blended_when_run(output)
-        mix = self._mix_of_call()
-        if mix is None:
-            return output
-        return self._map(output, lambda x: self._checked(x, mix).blend(x))
+        mix = self._mix_of_call(0)
+        return (
+            output if mix is None else self._map(output, lambda x: self._checked(x, mix).blend(x))
+        )
 
     def _blended_when_run(self, output: Any) -> Any:
         numbers = itertools.count()
+        return self._map(output, lambda x: blend_by_switch(x, self._switch.handle, next(numbers)))
 
-        def blend(x: Tensor) -> Tensor:
-            return blend_by_switch(x, self._switch.handle, is_first=next(numbers) == 0)
-
-        return self._map(output, blend)
-
-    def _choose(self, x: Tensor, is_first: bool) -> Mix | None:  # noqa: FBT001
-        mix = self._mix_of_call(counts=is_first)
+    def _choose(self, x: Tensor, number: int) -> Mix | None:
+        mix = self._mix_of_call(number)
         return None if mix is None else self._checked(x, mix)
 
-    def _mix_of_call(self, *, counts: bool = True) -> Mix | None:
+    def _mix_of_call(self, number: int) -> Mix | None:
+        """Counts by tensor, as a compiler leaves out those that nobody uses."""
         in_backward = torch._C._current_graph_task_id() != -1
-        self.calls += counts and self._is_in_step and not in_backward
+        self._calls[number] += self._is_in_step and not in_backward
         return self._mix if self._is_in_step or in_backward else None
 
     def _map(self, output: Any, blend: Callable[[Tensor], Tensor]) -> Any:
         try:
             return map_features(self._module, output, blend)
-        except ValueError as error:
-            raise ValueError(
-                f"MixupCallback can't mix at the layer {self.name!r}: it puts out {error}. Name "
-                "another layer, for example one around it, inside it or after it: `callback."
-                "suggest_layers(module, example_input)` lists those that can be mixed."
-            ) from error
+        except UnfitOutputError as error:
+            raise self._refusal(str(error)) from error
 
-    @staticmethod
-    def _checked(x: Tensor, mix: Mix) -> Mix:
+    def _checked(self, x: Tensor, mix: Mix) -> Mix:
         refusal = refusal_of(x, mix.batch_size)
         if refusal is not None:
-            raise ValueError(refusal)
+            raise self._refusal(refusal)
         return mix
+
+    def _refusal(self, reason: str) -> ValueError:
+        return ValueError(
+            f"MixupCallback can't mix at the layer {self.name!r}: it puts out {reason}. Name "
+            "another layer, for example one around it, inside it or after it: `callback."
+            "suggest_layers(module, example_input)` lists those that can be mixed."
+        )
+
+
+class UnfitOutputError(ValueError):
+    """What a layer puts out can't be mixed."""
 
 
 def map_features(module: nn.Module, output: Any, change: Callable[[Tensor], Tensor]) -> Any:
     r"""Returns a copy of a module's output in which each tensor, of shape (B, \*), is changed.
 
     Raises:
-        ValueError: If there is none, or something else in which there may be some.
+        UnfitOutputError: If there is none, or something else in which there may be some.
 
     Example:
         >>> rnn = nn.GRU(2, 3, num_layers=2, batch_first=True)
@@ -154,11 +167,11 @@ def map_features(module: nn.Module, output: Any, change: Callable[[Tensor], Tens
     tensors, unknown = _contents(output)
     if unknown:
         kinds = ", ".join(sorted({type(value).__name__ for value in unknown}))
-        raise ValueError(f"{kinds}, in which tensors could hide")
+        raise UnfitOutputError(f"{kinds}, in which tensors could hide")
     if not any(x.ndim for x in tensors):
-        raise ValueError("no tensor of the samples")
+        raise UnfitOutputError("no tensor of the samples")
     if any(is_live(x) for x in tensors):
-        raise ValueError("what it computes with the labels, such as a loss")
+        raise UnfitOutputError("what it computes with the labels, such as a loss")
 
     def change_samples(x: Tensor) -> Tensor:
         return change(x) if x.ndim else x  # a number belongs to no sample

@@ -12,7 +12,13 @@ from torch import Tensor, nn
 from torch.autograd.graph import Node
 
 from lightning_mixup.containers import leaves_of, replace_entries
-from lightning_mixup.layers import is_time_first, map_features, named_layers, refusal_of
+from lightning_mixup.layers import (
+    UnfitOutputError,
+    is_time_first,
+    map_features,
+    named_layers,
+    refusal_of,
+)
 
 __all__ = ["suggest_layers"]
 
@@ -94,7 +100,7 @@ class _Run:
             self._sizes.add(-1 if refusal_of(x, len(x)) else len(x))
             return x
 
-        with suppress(ValueError):
+        with suppress(UnfitOutputError):
             map_features(module, output, look)
 
     def can_be_mixed(self, batch_size: int) -> bool:

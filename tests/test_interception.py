@@ -1,6 +1,7 @@
 """Tests for lightning_mixup.interception: standing in for a method without leaving a trace."""
 
 import copy
+import functools
 import inspect
 import pickle
 
@@ -13,6 +14,9 @@ from lightning_mixup.interception import Interception
 class Doubler(nn.Module):
     def forward(self, x, y=0):
         return 2 * x + y
+
+    def step(self, x, y=0):
+        return self(x, y)
 
 
 def negated(method, args, kwargs):
@@ -72,22 +76,44 @@ def test_a_later_wrapper_of_somebody_else_keeps_working():
 def test_the_signature_can_be_read_one_level_deep():
     """As Lightning does, to find whether a step takes `batch_idx`."""
     module = Doubler()
-    Interception(module, "forward", negated)
-    Interception(module, "forward", negated)
+    Interception(module, "step", negated)
+    Interception(module, "step", negated)
 
-    assert inspect.getfullargspec(module.forward.__wrapped__).args == ["self", "x", "y"]
+    assert inspect.getfullargspec(module.step.__wrapped__).args == ["self", "x", "y"]
+
+
+def test_it_can_be_wrapped_and_taken_apart_as_a_method():
+    """As Lightning does, to find whether a step is overridden."""
+    module = Doubler()
+    Interception(module, "step", negated)
+
+    wrapper = functools.wraps(module.step)(lambda *args: module.step(*args))
+
+    assert wrapper.__wrapped__.__code__ is Doubler.step.__code__
+    assert module.step.__func__ is Doubler.step
 
 
 def test_copies_and_pickles_hold_the_plain_method():
     module = Doubler()
     Interception(module, "forward", negated)
+    Interception(module, "step", negated)
 
     twins = copy.deepcopy(module), pickle.loads(pickle.dumps(module))
 
     for twin in twins:
-        assert twin(3) == 6
-        assert twin.forward.__self__ is twin
+        assert twin(3) == twin.step(3) == 6
+        assert twin.step.__self__ is twin
+        assert twin.forward.__self__.method.__self__ is twin
     assert module(3) == -6
+
+
+def test_it_knows_whether_it_stands():
+    module = Doubler()
+    interceptions = [Interception(module, name, negated) for name in ("forward", "step")]
+
+    assert all(interception.stands for interception in interceptions)
+    module.forward, module.step = module.forward, module.step.method
+    assert [interception.stands for interception in interceptions] == [True, False]
 
 
 def test_a_module_can_be_saved_while_intercepted(tmp_path):

@@ -41,9 +41,10 @@ ORDER = [
     "calibration",
     "plot",
     "monitor",
+    "messages",
     "callback",
 ]
-KNOW_LIGHTNING = {"monitor", "callback"}
+KNOW_LIGHTNING = {"monitor", "messages", "callback"}
 
 
 def public(module):

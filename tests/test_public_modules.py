@@ -1458,7 +1458,8 @@ CASES = {
         later=lambda: [StochasticWeightAveraging(swa_lrs=1e-2, swa_epoch_start=1)],
     ),
     "wrapped_before": Case(MNISTLitModule, earlier=lambda: [Profiler()]),
-    "wrapped_after": Case(MNISTLitModule, later=lambda: [Profiler(plainly_wrapped)]),
+    "wrapped_after": Case(MNISTLitModule, later=lambda: [Profiler()]),
+    "wrapped_after_plainly": Case(MNISTLitModule, later=lambda: [Profiler(plainly_wrapped)]),
 }
 
 pytestmark = [
@@ -1467,6 +1468,7 @@ pytestmark = [
 ]
 
 
+@pytest.mark.filterwarnings("ignore:The batch has a train_mask")
 @pytest.mark.parametrize(
     ("name", "per_sample"),
     [(name, False) for name in CASES]
@@ -1506,6 +1508,7 @@ class SeesBatches(Callback):
             self.stays.append(pickle.dumps(batch) == self.before)
 
 
+@pytest.mark.filterwarnings("ignore:The batch has a train_mask")
 @pytest.mark.parametrize("name", CASES)
 def test_it_trains_on_and_only_its_step_sees_mixed_batches(make_trainer, name):
     case = CASES[name]

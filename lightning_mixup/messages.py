@@ -1,0 +1,98 @@
+"""What `MixupCallback` says: what it mixes, once, and what is wrong with a step."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from typing import Any
+
+from lightning.pytorch import LightningModule
+from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
+
+from lightning_mixup.batch import Entries, looks_mixed
+from lightning_mixup.containers import get_entry, leaves_of, name_of_path, selector_of
+from lightning_mixup.layers import Layer
+from lightning_mixup.recipes import INPUT
+
+__all__ = ["announce", "check_runs", "refuse_unused", "tell_of_reading"]
+
+_log = logging.getLogger(__name__)
+
+
+def announce(batch: Any, entries: Entries, places: Sequence[str], recipe: str) -> None:
+    """Says what is mixed, and warns of what may be wrong with that."""
+    names = [name_of_path(path) for path in entries.mixed]
+    what = f"{_listed(names, 'and')} " if names else ""
+    where = _listed(["the input" if place == INPUT else repr(place) for place in places], "or")
+    drawn = ", drawn for each batch" if len(places) > 1 else ""
+    rank_zero_info(
+        f"MixupCallback: mixing {what}at {where}{drawn}, {recipe}, partners within the batch"
+    )
+    for path in entries.targets:
+        if looks_mixed(get_entry(batch, path)):
+            rank_zero_warn(
+                f"The target {name_of_path(path)} holds shares of classes: it looks mixed or "
+                "smoothed already. If a collate function or a transform mixes the batches, "
+                "leave that or MixupCallback out; for smoothing, use the loss's own "
+                "label_smoothing. If these are soft labels by nature, all is well."
+            )
+    if any(path[-1:] == ("train_mask",) for path, _ in leaves_of(batch)):
+        rank_zero_warn(
+            "The batch has a train_mask, and partners are drawn from all of its rows: the labels "
+            "of rows that are held out take part in training as those of partners. Hand over the "
+            "training rows alone, or set the labels of the others to the loss's ignore_index."
+        )
+
+
+def _listed(names: Sequence[str], conjunction: str) -> str:
+    *others, last = names
+    return f"{', '.join(others)} {conjunction} {last}" if others else last
+
+
+def check_runs(module: LightningModule, layer: Layer, *, skips: bool) -> None:
+    """Refuses a step in which labels were mixed and features were not, or were twice.
+
+    Raises:
+        RuntimeError: Then.
+    """
+    if layer.calls == 1 or (skips and layer.calls == 0):
+        return
+    ran = f"ran {layer.calls} times" if layer.calls else "did not run"
+    raise RuntimeError(
+        f"MixupCallback mixed the labels of this step for the layer {layer.name!r}, which {ran} "
+        f"in {type(module).__name__}.training_step. It must run exactly once, so that labels and "
+        "features are mixed alike. Name another layer, for example one around it; `callback."
+        "suggest_layers(module, example_input)` lists those that run once. If the layer was "
+        "replaced during training, name the module that holds it."
+    )
+
+
+def refuse_unused(module: LightningModule, entries: Entries | None) -> None:
+    """Refuses a step in which the mixed labels met no loss.
+
+    Raises:
+        RuntimeError: Unless there are none.
+    """
+    if entries is None or not entries.targets:
+        return
+    names = " and ".join(map(name_of_path, entries.targets))
+    raise RuntimeError(
+        f"MixupCallback mixed the target {names}, but no loss in {type(module).__name__}."
+        "training_step used it: no operation with a gradient met the labels. If this module uses "
+        "no labels, write targets=None; if they are another entry of the batch, targets=...; if "
+        f"only some steps use them, targets={selector_of(entries.targets)!r}; if the loss is "
+        "fused or a custom autograd function, or reads labels as numbers (.item(), .numpy()), put "
+        "it into a submodule and name that, loss='criterion'."
+    )
+
+
+def tell_of_reading(operation: str, file: str, line: int) -> None:
+    """Logs the line where labels were read as numbers, as a metric rightly may."""
+    _log.warning(
+        "%s:%s: training_step reads mixed labels as plain numbers here, by %s(), and is given the "
+        "dominant label of each sample. That is right for a metric. Should a loss depend on these "
+        "numbers, put it into a submodule and name that, MixupCallback(loss='criterion').",
+        file,
+        line,
+        operation,
+    )
