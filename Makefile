@@ -1,4 +1,5 @@
 # make demo     run the example: a table and a reliability diagram, in about two minutes
+# make examples mix at hidden layers: digits, and the words of docstrings; in two minutes
 # make test     run the tests, with the docstrings' examples and the README's blocks
 # make check    everything a pull request must pass: format, lint, types and tests
 # make format   put the code into the project's format
@@ -15,7 +16,7 @@ PY := $(VENV)/bin/python
 # Written last, so an interrupted set-up starts afresh.
 READY := $(VENV)/ready
 
-.PHONY: check lint types test demo tables format wheel compatibility
+.PHONY: check lint types test demo examples tables format wheel compatibility
 
 check: lint types test
 
@@ -31,6 +32,10 @@ test: $(READY)
 
 demo: $(READY)
 	$(PY) examples/digits.py
+
+examples: $(READY)
+	$(PY) examples/hidden_layers.py
+	$(PY) examples/text.py
 
 tables: $(READY)
 	$(PY) tests/test_tables.py

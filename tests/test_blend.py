@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from lightning_mixup.blend import interpolate
+from lightning_mixup.blend import interpolate, transpose_interpolate
 from lightning_mixup.partners import partner_indices, take_partners
 
 SHAPES = [(5,), (5, 3), (5, 3, 4, 2)]
@@ -119,3 +119,41 @@ def test_refuses_what_cannot_be_averaged(x):
 def test_refuses_weights_of_another_batch():
     with pytest.raises(ValueError, match=r"5 samples in `x` but 3 weights"):
         interpolate(torch.randn(5), np.ones(3), 1)
+
+
+@each_weight
+def test_nothing_is_kept_for_the_backward_pass(weight):
+    """So that a mixed layer holds one copy of its features alive, what it hands on."""
+    kept = []
+    with torch.autograd.graph.saved_tensors_hooks(kept.append, lambda x: x):
+        blended = interpolate(torch.randn(5, 3, requires_grad=True), weight, 2)
+
+    blended.sum().backward()
+
+    assert kept == []
+
+
+@each_weight
+@pytest.mark.parametrize("shift", [1, 2, 4])
+def test_the_gradient_and_its_gradient_are_those_of_the_formula(weight, shift):
+    x = torch.randn(5, 3, dtype=torch.float64, requires_grad=True)
+
+    assert torch.autograd.gradcheck(lambda x: interpolate(x, weight, shift), x)
+    assert torch.autograd.gradgradcheck(lambda x: interpolate(x, weight, shift), x)
+
+
+@each_weight
+@pytest.mark.parametrize("shift", [1, 3])
+def test_transposing_is_the_adjoint(weight, shift):
+    """The sum of <Mx, g> is that of <x, M'g>."""
+    x, grad = torch.randn(2, 5, 3).double()
+
+    forward = (interpolate(x, weight, shift) * grad).sum()
+
+    assert_close(forward, (x * transpose_interpolate(grad, weight, shift)).sum())
+
+
+@pytest.mark.parametrize("shift", [0, 5, 6, -1])
+def test_a_partner_outside_the_batch_is_refused(shift):
+    with pytest.raises(ValueError, match=f"5 samples in `x` and shift={shift}"):
+        interpolate(torch.randn(5, 3), 0.5, shift)

@@ -1,6 +1,7 @@
 """Tests for the scripts in examples/."""
 
 import io
+import re
 import runpy
 from contextlib import redirect_stdout
 from itertools import product
@@ -18,7 +19,8 @@ from torchmetrics.functional.classification import (
 
 pytest.importorskip("rich", reason="needs the extra `examples`")
 
-SCRIPT = Path(__file__).parents[1] / "examples" / "digits.py"
+EXAMPLES = Path(__file__).parents[1] / "examples"
+SCRIPT = EXAMPLES / "digits.py"
 BETTER, WORSE = (0.6, 0.7), (0.4, 0.3)  # where 0.5 is what it was
 
 
@@ -137,3 +139,44 @@ def test_the_sentences_follow_the_figures(digits, figures, name, values, expecte
 
     assert sentence.startswith("With corrupted labels, alpha=0.2 makes accuracy ")
     assert expected in sentence
+
+
+def run_example(name, **settings):
+    """Returns what a small run of another example prints, and its names."""
+    names, printed = runpy.run_path(str(EXAMPLES / f"{name}.py")), io.StringIO()
+    with redirect_stdout(printed):
+        names["main"](**settings)
+    return printed.getvalue(), SimpleNamespace(**names)
+
+
+def test_hidden_layers_are_suggested_and_mixed():
+    printed, example = run_example("hidden_layers", seeds=2, epochs=1)
+
+    suggested = {line.split()[0] for line in printed.splitlines() if line.startswith("  ")}
+    assert {"stem", "blocks.0", "blocks.2", "head"} <= suggested
+    assert not any("branch" in name for name in suggested)
+    for name in example.CALLBACKS:
+        assert re.search(rf"{name} *│ 0\.\d+ ± 0\.\d+", printed)
+
+
+@pytest.mark.filterwarnings("ignore")  # what the libraries whose docstrings it reads say
+def test_text_is_mixed_at_its_embedding():
+    printed, example = run_example("text", seeds=2, epochs=1)
+
+    assert re.match(r"\d{4} docstrings of numpy, scipy.stats, torch.nn, sklearn", printed)
+    for name in example.CALLBACKS:
+        assert re.search(rf"{name} *│ 0\.\d+ ± 0\.\d+", printed)
+
+
+def test_words_are_encoded_alike_in_every_run():
+    example = SimpleNamespace(**runpy.run_path(str(EXAMPLES / "text.py")))
+
+    first, again = (
+        example.encode("A normal distribution."),
+        example.encode("a NORMAL distribution"),
+    )
+
+    assert first == again
+    assert len(first) == example.LENGTH
+    assert all(0 < number < example.WORDS for number in first[:3])
+    assert set(first[3:]) == {0}

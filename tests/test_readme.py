@@ -1,4 +1,4 @@
-"""Tests for README.md: what it shows works as printed.
+"""Tests for README.md and the pages in docs/: what they show works as printed.
 
 - A ``python`` block runs by itself, in an empty folder.
 - A ``diff`` block is a plain Lightning script and ours. Both run, on a `model`, a `train_loader`
@@ -17,8 +17,10 @@ from torch.nn.functional import cross_entropy
 from torch.utils.data import DataLoader, TensorDataset
 
 ROOT = Path(__file__).parents[1]
-README = ROOT / "README.md"
-BLOCKS = re.findall(r"^```(\w+)\n(.*?)^```$", README.read_text("utf-8"), re.MULTILINE | re.DOTALL)
+PAGES = "".join(
+    path.read_text("utf-8") for path in [ROOT / "README.md", *sorted(ROOT.glob("docs/*.md"))]
+)
+BLOCKS = re.findall(r"^```(\w+)\n(.*?)^```$", PAGES, re.MULTILINE | re.DOTALL)
 TARGETS = set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text("utf-8"), re.MULTILINE))
 # A loader without workers and few steps between logs: Lightning's advice, not the reader's matter.
 quietly = pytest.mark.filterwarnings(
@@ -27,7 +29,7 @@ quietly = pytest.mark.filterwarnings(
 
 
 def blocks(*languages):
-    """Returns the README's blocks in these languages, each named by its first line."""
+    """Returns the blocks in these languages, each named by its first line."""
     found = [text for language, text in BLOCKS if language in languages]
     return [pytest.param(text, id=text.partition("\n")[0]) for text in found]
 
@@ -38,7 +40,7 @@ def extras():
 
 
 def commands():
-    """Returns the README's shell commands, without comments and prompts."""
+    """Returns the shell commands, without comments and prompts."""
     lines = "".join(text for language, text in BLOCKS if language in {"sh", "bash"}).splitlines()
     bare = [re.sub(r"(^\$ |\s*#.*$)", "", line).strip() for line in lines]
     return [command for line in bare for command in line.split(" && ") if command]
