@@ -43,7 +43,9 @@ __all__ = [
 
 # In the words of several messages.
 MAKE_TENSORS = "`torch.as_tensor` of numbers, `torch.stack` of tensors of one size"
-LAYERS = "MixupCallback(layers=[...]); `callback.suggest_layers(module, batch)` lists them"
+LAYERS = (
+    "MixupCallback(layers=[...]); `MixupCallback.suggest_layers(network, its_input)` lists them"
+)
 
 
 def cannot_tell(

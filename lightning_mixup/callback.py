@@ -256,7 +256,8 @@ class MixupCallback(Callback):
             ``model``: for a part of your LightningModule, put its name before them.
 
         Raises:
-            ValueError: If the input has fewer than two samples.
+            TypeError: If the module has no ``forward``.
+            ValueError: If the network puts out fewer than two samples.
 
         Example:
             >>> net = nn.Sequential(nn.Linear(3, 8), nn.ReLU(), nn.Linear(8, 2))

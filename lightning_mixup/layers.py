@@ -143,8 +143,8 @@ class Layer:
     def _refusal(self, reason: str) -> ValueError:
         return ValueError(
             f"MixupCallback can't mix at the layer {self.name!r}: it puts out {reason}. Name "
-            "another layer, for example one around it, inside it or after it: `callback."
-            "suggest_layers(module, example_input)` lists those that can be mixed."
+            "another layer, for example one around it, inside it or after it: `MixupCallback."
+            "suggest_layers(network, its_input)` lists those that can be mixed."
         )
 
 

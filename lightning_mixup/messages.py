@@ -61,8 +61,8 @@ def check_runs(module: LightningModule, layer: Layer, *, skips: bool) -> None:
     raise RuntimeError(
         f"MixupCallback mixed the labels of this step for the layer {layer.name!r}, which {ran} "
         f"in {type(module).__name__}.training_step. It must run exactly once, so that labels and "
-        "features are mixed alike. Name another layer, for example one around it; `callback."
-        "suggest_layers(module, example_input)` lists those that run once. If the layer was "
+        "features are mixed alike. Name another layer, for example one around it; `MixupCallback."
+        "suggest_layers(network, its_input)` lists those that run once. If the layer was "
         "replaced during training, name the module that holds it."
     )
 

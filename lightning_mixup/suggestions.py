@@ -40,6 +40,7 @@ def suggest_layers(model: nn.Module, example_input: Any) -> list[tuple[str, tupl
         The name of each layer and the shape of its (first) output.
 
     Raises:
+        TypeError: If the module has no ``forward``.
         ValueError: If the network puts out fewer than two samples.
 
     Example:
@@ -62,7 +63,7 @@ def suggest_layers(model: nn.Module, example_input: Any) -> list[tuple[str, tupl
 
     names = named_layers(model)
     with _evaluation(model), _hooks(names.values(), record):
-        output = model(*arguments["args"], **arguments["kwargs"])
+        output = _run(model, *arguments["args"], **arguments["kwargs"])
     results = _tensors(output)
     batch_size = len(results[0]) if results else 0
     if batch_size < 2:
@@ -105,6 +106,18 @@ class _Run:
 
     def can_be_mixed(self, batch_size: int) -> bool:
         return self._sizes == {batch_size}
+
+
+def _run(model: nn.Module, *args: Any, **kwargs: Any) -> Any:
+    try:
+        return model(*args, **kwargs)
+    except NotImplementedError as error:
+        inside = next((name for name, _ in model.named_children()), "net")
+        raise TypeError(
+            f"{type(model).__name__} has no forward to run. Give the network inside it and what "
+            f"that takes, suggest_layers(module.{inside}, its_input), and put the network's name "
+            f"before those that are listed, '{inside}.…'."
+        ) from error
 
 
 def _as_arguments(example_input: Any) -> dict[str, Any]:

@@ -444,7 +444,10 @@ def test_numbers_that_are_no_tensor_are_told_to_be_one(entry):
 def test_what_only_a_layer_makes_one_row_of_is_told_so(batch):
     message = refusal_of(batch)
 
-    assert "MixupCallback(layers=[...]); `callback.suggest_layers(module, batch)`" in message
+    assert (
+        "MixupCallback(layers=[...]); `MixupCallback.suggest_layers(network, its_input)`"
+        in message
+    )
     assert "inputs='attention_mask'" not in message
 
 
@@ -554,7 +557,7 @@ GRAPHS = {
 def test_graphs_of_pyg_are_told_to_name_a_layer(pyg, make):
     batch = pyg.data.Batch.from_data_list(make())
 
-    assert "MixupCallback(layers=[...]); `callback.suggest_layers" in refusal_of(batch)
+    assert "MixupCallback(layers=[...]); `MixupCallback.suggest_layers" in refusal_of(batch)
 
 
 def test_an_entry_of_a_pyg_batch_is_replaced_in_a_copy(pyg):

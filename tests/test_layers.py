@@ -1997,3 +1997,76 @@ def test_a_model_that_fails_on_its_example_is_left_as_it_was():
 
     assert traces(model) == before
     assert model.training
+
+
+def test_a_module_without_forward_says_what_to_give():
+    class Forwardless(LightningModule):
+        def __init__(self):
+            super().__init__()
+            self.net = nn.Linear(3, 2)
+
+    module, x = Forwardless(), torch.rand(4, 3)
+
+    with pytest.raises(
+        TypeError, match=r"Forwardless has no forward.*suggest_layers\(module.net, "
+    ):
+        MixupCallback.suggest_layers(module, x)
+
+    assert MixupCallback.suggest_layers(module.net, x) == []
+
+
+@pytest.mark.parametrize("size", [0, 1])
+def test_fewer_than_two_samples_suggest_nothing(size):
+    with pytest.raises(ValueError, match=f"on {size} samples. Give an example_input of two"):
+        MixupCallback.suggest_layers(nn.Linear(3, 2), torch.rand(size, 3))
+
+
+class Reader(LightningModule):
+    """Classifies whatever its network takes."""
+
+    def __init__(self, network):
+        super().__init__()
+        self.network = network
+
+    def training_step(self, batch, batch_idx):
+        return F.cross_entropy(self.network(batch["x"]), batch["label"])
+
+    def configure_optimizers(self):
+        return torch.optim.SGD(self.parameters(), lr=0.1)
+
+
+class Padded(nn.Module):
+    """Takes images of different sizes, and pads them behind a convolution of each."""
+
+    def __init__(self):
+        super().__init__()
+        self.stem, self.pool, self.head = nn.Conv2d(1, 4, 3), nn.Identity(), nn.Linear(4, 2)
+
+    def forward(self, images):
+        rows = [self.stem(image[None]).mean(dim=(2, 3)) for image in images]
+        return self.head(self.pool(torch.cat(rows)))
+
+
+WORDS = nn.Sequential(nn.Embedding(9, 4), nn.Flatten(), nn.Linear(20, 2))
+RAGGED = [torch.rand(1, 5 + i, 6) for i in range(4)]
+
+
+@pytest.mark.parametrize(
+    ("network", "x"),
+    [(WORDS, torch.arange(20).reshape(4, 5) % 9), (Padded(), RAGGED)],
+    ids=["words", "sizes"],
+)
+def test_the_advice_for_what_cannot_be_mixed_at_the_input_works(make_trainer, network, x):
+    batches = [{"x": x, "label": torch.tensor([0, 1, 1, 0])}] * 2
+    loader = DataLoader(batches, batch_size=None, collate_fn=lambda batch: batch)
+    module = Reader(copy.deepcopy(network))
+    before = copy.deepcopy(module.state_dict())
+
+    with pytest.raises((TypeError, ValueError), match=r"MixupCallback\(layers=\[\.\.\.\]\)"):
+        make_trainer(callbacks=[MixupCallback()]).fit(module, loader)
+    assert_close(module.state_dict(), before, rtol=0, atol=0)
+
+    (name, _), *_ = MixupCallback.suggest_layers(module.network, x)
+    mixup = MixupCallback(layers=[f"network.{name}"])
+    make_trainer(callbacks=[mixup]).fit(module, loader)
+    assert mixup.places == (f"network.{name}",)
