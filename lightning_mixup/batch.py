@@ -24,7 +24,7 @@ from lightning_mixup.containers import (
     child,
     get_entry,
     is_mapping,
-    keys_of,
+    kinds_in,
     leaves_of,
     length_of,
     name_of_path,
@@ -38,6 +38,7 @@ from lightning_mixup.roles import (
     is_alike,
     is_named_id,
     likely_targets,
+    other_labels,
     tells_apart,
 )
 
@@ -103,8 +104,9 @@ def _form(batch: Any, paths: Sequence[Path]) -> Any:
     """Returns what a batch of the same form has in common, or None if it hasn't these entries."""
     containers = sorted({path[:i] for path in paths for i in range(len(path))}, key=len)
     try:
-        keys = [keys_of(get_entry(batch, path)) for path in containers]
-        return keys, [get_entry(batch, path).dtype for path in paths]
+        kinds = [kinds_in(get_entry(batch, path)) for path in containers]
+        tensors = [get_entry(batch, path) for path in paths]
+        return kinds, [(x.dtype, x.layout, x.is_nested, x.ndim) for x in tensors]
     except (AttributeError, KeyError, IndexError, TypeError):
         return None
 
@@ -192,6 +194,8 @@ def _find_targets(
     # At the input, what else there is will be looked at, too; at layers, only a pair is clear.
     is_pair = isinstance(batch, (list, tuple)) and len(batch) == 2
     found = likely_targets(batch, free, by_place=at_input or is_pair)
+    if not at_input:
+        found = tuple(dict.fromkeys((*found, *other_labels(batch, free))))
     if len(found) != 1:
         reason = "has several entries that could be the target" if found else "has no target"
         raise ValueError(cannot_tell(batch, leaves, reason))

@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_info
-from torch import Tensor, nn
+from torch import Tensor
 
 from lightning_mixup.arguments import (
     check_flag,
@@ -101,6 +101,7 @@ class MixupCallback(Callback):
     _usages: list[Usage]  # of the labels that were mixed in this step
     _entries: Entries | None
     _batch_number: int | None  # for which the mix was drawn
+    _has_started: bool  # whether Lightning has told of the batch; its finders don't
     _fetches: bool  # whether the step takes a dataloader_iter
     _found: bool  # whether the named modules are
     _made: list[weakref.ref[Tensor]]  # the inputs that were mixed in this step
@@ -180,6 +181,7 @@ class MixupCallback(Callback):
     ) -> None:
         """Draws the mix of this batch, unless the step will fetch it."""
         self._end_step()
+        self._has_started = True
         if self._step is not None and not self._step.stands:
             self._stand_in(trainer, pl_module)
         if not self._fetches:
@@ -197,6 +199,7 @@ class MixupCallback(Callback):
         if self.log_mix:
             self._log_mix(trainer)
         self._end_step()
+        self._has_started = False
 
     # Lightning skips `teardown` when training fails, so both exits release the module.
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
@@ -239,32 +242,7 @@ class MixupCallback(Callback):
             return batch
         return self._mixed(batch, self.mix, self._entries, Usage())
 
-    @staticmethod
-    def suggest_layers(model: nn.Module, example_input: Any) -> list[tuple[str, tuple[int, ...]]]:
-        """Lists the layers that can be named as ``layers=``: name and shape of the output.
-
-        These are the modules that run once, put out the samples in the first dimension, and that
-        nothing of the input passes by, as the shortcut does by the branch of a residual block.
-
-        Args:
-            model: The network, or a LightningModule with a ``forward``. Run once, unchanged.
-            example_input: What its ``forward`` takes: a tensor, a tuple of arguments or a dict of
-                keyword arguments, with at least two samples.
-
-        Returns:
-            Names and shapes, in the order in which the layers finish. The names are those in
-            ``model``: for a part of your LightningModule, put its name before them.
-
-        Raises:
-            TypeError: If the module has no ``forward``.
-            ValueError: If the network puts out fewer than two samples.
-
-        Example:
-            >>> net = nn.Sequential(nn.Linear(3, 8), nn.ReLU(), nn.Linear(8, 2))
-            >>> MixupCallback.suggest_layers(net, torch.rand(4, 3))
-            [('0', (4, 8)), ('1', (4, 8)), ('2', (4, 2))]
-        """
-        return suggest_layers(model, example_input)
+    suggest_layers = staticmethod(suggest_layers)
 
     def _mixed(self, batch: Any, mix: Mix, entries: Entries, usage: Usage) -> Any:
         entries.check_size(batch)
@@ -358,6 +336,8 @@ class MixupCallback(Callback):
         finally:
             if self._layer is not None and usages:
                 self._layer.end_step()
+            if not self._has_started:
+                self._batch_number = None
         for usage in usages:
             self._check(module, usage, output)
         return merge(output)
@@ -373,9 +353,9 @@ class MixupCallback(Callback):
             self._draw(trainer, batch)
         if self.mix is None or self._entries is None or self._has_mixed(batch, self._entries):
             return batch
-        if self._layer is not None:
-            self._layer.start_step(self.mix)
         usages.append(Usage())
+        if self._layer is not None:
+            self._layer.start_step(self.mix, usages[-1])
         return self._mixed(batch, self.mix, self._entries, usages[-1])
 
     def _has_mixed(self, batch: Any, entries: Entries) -> bool:
@@ -391,8 +371,7 @@ class MixupCallback(Callback):
         skips = output is None and module.automatic_optimization
         if self._layer is not None:
             check_runs(module, self._layer, skips=skips)
-        # Of labels that were named, or in use before, some steps may make no use.
-        does_without = not usage.touched and (self.targets != "auto" or self._used)
+        does_without = self._used and not usage.touched  # as the step of a generator may
         self._used |= usage.met_gradient
         if not (skips or does_without or usage.met_gradient):
             refuse_unused(module, self._entries)
@@ -480,9 +459,16 @@ class _Fetching:
 
 def _at_rest() -> dict[str, Any]:
     """Returns what a callback holds outside of a fit."""
-    nothing: dict[str, Any] = dict.fromkeys(("mix", "_entries", "_step", "_batch_number"))
-    flags = dict.fromkeys(("_fetches", "_found", "_used", "_announced", "_told"), False)
-    return {**nothing, **flags, "_layers": {}, "_interceptions": [], "_usages": [], "_made": []}
+    nothing = ("mix", "_entries", "_step", "_batch_number")
+    untrue = ("_has_started", "_fetches", "_found", "_used", "_announced", "_told")
+    return {
+        **dict.fromkeys(nothing),
+        **dict.fromkeys(untrue, False),
+        "_layers": {},
+        "_interceptions": [],
+        "_usages": [],
+        "_made": [],
+    }
 
 
 def _batch_number(trainer: Trainer) -> int:

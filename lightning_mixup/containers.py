@@ -21,7 +21,7 @@ __all__ = [
     "get_entry",
     "is_mapping",
     "key_of",
-    "keys_of",
+    "kinds_in",
     "leaves_of",
     "length_of",
     "name_of_path",
@@ -134,9 +134,9 @@ def leaves_of(
         yield from leaves_of(value, (*path, key), (*above, tree))
 
 
-def keys_of(node: Any) -> list[Any]:
-    """Returns the indices, keys or attributes of what a container holds."""
-    return [key for key, _ in _children(node) or ()]
+def kinds_in(node: Any) -> list[tuple[Any, type]]:
+    """Returns the indices, keys or attributes of what a container holds, and the types of it."""
+    return [(key, type(value)) for key, value in _children(node) or ()]
 
 
 def key_of(batch: Any, path: Path) -> str:

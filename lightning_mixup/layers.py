@@ -9,6 +9,7 @@ from __future__ import annotations
 import itertools
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import fields, is_dataclass
 from difflib import get_close_matches
 from enum import Enum
 from fnmatch import fnmatchcase
@@ -22,7 +23,7 @@ from lightning_mixup.containers import leaves_of, replace_entries
 from lightning_mixup.interception import Interception
 from lightning_mixup.recipes import INPUT, Mix
 from lightning_mixup.roles import can_be_mixed
-from lightning_mixup.targets import is_live
+from lightning_mixup.targets import Usage, is_live
 from lightning_mixup.trees import map_tensors
 
 __all__ = [
@@ -42,6 +43,7 @@ _is_exporting: Callable[[], bool] = getattr(torch.compiler, "is_exporting", lamb
 _WRAPPERS = ("_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module", "module")
 _NEVER_CALLED = (nn.ModuleList, nn.ModuleDict, nn.ParameterList, nn.ParameterDict)
 _PLAIN = (type(None), bool, int, float, complex, str, bytes, torch.dtype, torch.device, Enum)
+_WITH_STATE = (nn.RNN.forward, nn.LSTM.forward, nn.GRU.forward)  # as second output
 _SAY_BATCH_FIRST = (
     nn.RNNBase,
     nn.MultiheadAttention,
@@ -63,7 +65,7 @@ class Layer:
     Example:
         >>> module = nn.Identity()
         >>> layer = Layer("net.layer1", module)
-        >>> layer.start_step(Mix(0.75, shift=1, batch_size=2))
+        >>> layer.start_step(Mix(0.75, shift=1, batch_size=2), Usage())
         >>> module(torch.tensor([[0.0], [4.0]]))
         tensor([[1.],
                 [3.]])
@@ -75,14 +77,15 @@ class Layer:
         self.name = name
         self._calls: Counter[int] = Counter()
         self._mix: Mix | None = None
+        self._usage = Usage()
         self._is_in_step = False
         self._module = _inside(module)
         self._switch = Switch(self._choose)
         self._interception = Interception(module, "forward", self._run)
 
-    def start_step(self, mix: Mix) -> None:
-        """Mixes from here on."""
-        self._mix, self._is_in_step = mix, True
+    def start_step(self, mix: Mix, usage: Usage) -> None:
+        """Mixes from here on, as the labels are mixed whose usage is given."""
+        self._mix, self._usage, self._is_in_step = mix, usage, True
         self._calls.clear()
 
     def end_step(self) -> None:
@@ -123,10 +126,23 @@ class Layer:
         return None if mix is None else self._checked(x, mix)
 
     def _mix_of_call(self, number: int) -> Mix | None:
-        """Counts by tensor, as a compiler leaves out those that nobody uses."""
-        in_backward = torch._C._current_graph_task_id() != -1
-        self._calls[number] += self._is_in_step and not in_backward
-        return self._mix if self._is_in_step or in_backward else None
+        """Counts by tensor, as a compiler leaves out those that nobody uses.
+
+        Raises:
+            RuntimeError: If the step's labels are in another order by now.
+        """
+        if torch._C._current_graph_task_id() != -1:  # in a backward pass, by checkpointing
+            return self._mix
+        if self._mix is None or not self._is_in_step:
+            return None
+        self._calls[number] += 1
+        if self._usage.reordered:
+            raise RuntimeError(
+                f"MixupCallback can't mix at the layer {self.name!r}: the labels of this step "
+                "were put into another order before it ran, so that its partners are others. Sort "
+                "the samples in the collate function, or mix at the input."
+            )
+        return self._mix
 
     def _map(self, output: Any, blend: Callable[[Tensor], Tensor]) -> Any:
         try:
@@ -179,7 +195,7 @@ def map_features(module: nn.Module, output: Any, change: Callable[[Tensor], Tens
     def change_state(x: Tensor) -> Tensor:
         return change_samples(x.transpose(0, 1)).transpose(0, 1)
 
-    if isinstance(module, nn.RNNBase) and isinstance(output, tuple) and len(output) == 2:
+    if type(module).forward in _WITH_STATE:
         features, state = output  # the state of shape (layers, B, features)
         return _replaced(features, change_samples), _replaced(state, change_state)
     return _replaced(output, change_samples)
@@ -187,18 +203,17 @@ def map_features(module: nn.Module, output: Any, change: Callable[[Tensor], Tens
 
 def _contents(output: Any) -> tuple[list[Tensor], list[Any]]:
     """Returns the tensors in an output, and what is neither a tensor nor plain."""
-    if torch.compiler.is_compiling():
-        leaves = _flat(output)
-    else:
-        leaves = [value for _, value in leaves_of(output)]
+    leaves = _flat(output)
     others = [x for x in leaves if not isinstance(x, (Tensor, *_PLAIN))]
     return [x for x in leaves if isinstance(x, Tensor)], others
 
 
 def _flat(tree: Any) -> list[Any]:
-    """Returns the leaves of those containers that Dynamo can trace."""
+    """Returns the leaves of containers that hold nothing else: of a plain object, who knows."""
     if isinstance(tree, dict):
         tree = list(tree.values())
+    elif is_dataclass(tree) and not torch.compiler.is_compiling():
+        tree = [getattr(tree, field.name) for field in fields(tree)]
     return [leaf for x in tree for leaf in _flat(x)] if isinstance(tree, (list, tuple)) else [tree]
 
 
@@ -217,6 +232,8 @@ def refusal_of(x: Tensor, batch_size: int) -> str | None:
         >>> refusal_of(torch.rand(7, 4, 2), batch_size=4)
         'a tensor of shape (7, 4, 2), whose first dimension is not the 4 samples of the batch'
     """
+    if x.is_nested:
+        return "a nested tensor"
     tensor = f"a tensor of shape {tuple(x.shape)}"
     if not can_be_mixed(x):
         return f"{tensor} and {x.dtype}, which can't be interpolated"
@@ -297,9 +314,9 @@ def _is_wrapped(module: nn.Module, key: str) -> bool:
 
 
 def _inside(module: nn.Module) -> nn.Module:
-    """Returns the innermost module that a wrapper is around."""
+    """Returns the innermost module that a wrapper is around, which puts out what that does."""
     for key, child in module.named_children():
-        if _is_wrapped(module, key):
+        if _is_wrapped(module, key) and key != "module":  # which users call theirs, too
             return _inside(child)
     return module
 

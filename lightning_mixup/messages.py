@@ -10,7 +10,7 @@ from lightning.pytorch import LightningModule
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 
 from lightning_mixup.batch import Entries, looks_mixed
-from lightning_mixup.containers import get_entry, leaves_of, name_of_path, selector_of
+from lightning_mixup.containers import get_entry, leaves_of, name_of_path
 from lightning_mixup.layers import Layer
 from lightning_mixup.recipes import INPUT
 
@@ -62,8 +62,9 @@ def check_runs(module: LightningModule, layer: Layer, *, skips: bool) -> None:
         f"MixupCallback mixed the labels of this step for the layer {layer.name!r}, which {ran} "
         f"in {type(module).__name__}.training_step. It must run exactly once, so that labels and "
         "features are mixed alike. Name another layer, for example one around it; `MixupCallback."
-        "suggest_layers(network, its_input)` lists those that run once. If the layer was "
-        "replaced during training, name the module that holds it."
+        "suggest_layers(network, its_input)` lists those that run once in a forward pass. A step "
+        "of several forward passes can be mixed at the input. If the layer was replaced during "
+        "training, name the module that holds it."
     )
 
 
@@ -80,9 +81,9 @@ def refuse_unused(module: LightningModule, entries: Entries | None) -> None:
         f"MixupCallback mixed the target {names}, but no loss in {type(module).__name__}."
         "training_step used it: no operation with a gradient met the labels. If this module uses "
         "no labels, write targets=None; if they are another entry of the batch, targets=...; if "
-        f"only some steps use them, targets={selector_of(entries.targets)!r}; if the loss is "
-        "fused or a custom autograd function, or reads labels as numbers (.item(), .numpy()), put "
-        "it into a submodule and name that, loss='criterion'."
+        "the loss is fused or a custom autograd function, or reads labels as numbers (.item(), "
+        ".numpy()), put it into a submodule and name that, loss='criterion'. Where only later "
+        "steps use them, let the first do so, too, as in `loss + 0 * cross_entropy(logits, y)`."
     )
 
 

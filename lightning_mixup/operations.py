@@ -15,6 +15,7 @@ from functools import cache
 from math import prod
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -50,6 +51,7 @@ __all__ = [
     "names",
     "parameters_of",
     "reduced_dims",
+    "reorders",
     "same_layout",
     "takes_reduction",
     "weights_after",
@@ -88,6 +90,9 @@ _REARRANGED = names("index_select flip fliplr flipud repeat tile")
 
 # What may copy entries in another order.
 COPIES = _REARRANGED | names("__getitem__ masked_select take roll repeat_interleave __reversed__")
+
+# What may put the samples into another order, of as many.
+_ORDERS = names("__getitem__ index_select flip flipud roll take __reversed__")
 
 # What moves entries and makes no new ones.
 STRUCTURE = SAME_SHAPE | RESHAPES | _VIEWS | COPIES
@@ -337,6 +342,37 @@ def weights_after(  # noqa: PLR0913  an operation, what it is applied to and wha
     ]
     repeats_no_sample = name in ("repeat", "tile") and copies[0].shape == weights.shape
     return [weights] if repeats_no_sample else copies
+
+
+def reorders(name: str, args: tuple[Any, ...], kwargs: dict[str, Any], result: Any) -> bool:
+    """Returns whether an operation may have put all samples into another order.
+
+    Example:
+        >>> y = torch.arange(3)
+        >>> reorders("__getitem__", (y, torch.tensor([2, 0, 1])), {}, y)
+        True
+        >>> reorders("__getitem__", (y, slice(None)), {}, y)
+        False
+    """
+    source, *rest = args
+    if name not in _ORDERS or not isinstance(result, Tensor) or result.ndim == 0:
+        return False
+    if len(result) != len(source):
+        return False
+    first = rest[0] if rest else None
+    if name == "__getitem__":
+        index = first[0] if isinstance(first, tuple) and first else first
+        return isinstance(index, (Tensor, list, np.ndarray)) and not _is_mask(index)
+    if name == "index_select":
+        return kwargs.get("dim", first) in (0, -source.ndim)
+    if name == "flip":
+        dims = kwargs.get("dims", rest[0] if len(rest) == 1 else rest)
+        return bool({0, -source.ndim} & set(dims if isinstance(dims, Sequence) else [dims]))
+    return True
+
+
+def _is_mask(index: Any) -> bool:
+    return getattr(index, "dtype", None) in (torch.bool, np.dtype(bool))
 
 
 def _pieces(result: Any) -> Sequence[Tensor]:

@@ -18,8 +18,6 @@ __all__ = [
     "INPUT_NAMES",
     "TARGET_NAMES",
     "WEIGHT_NAMES",
-    "_ID_NAMES",
-    "_OWNERS_OF_IDS",
     "by_name",
     "by_position",
     "can_be_mixed",
@@ -28,6 +26,7 @@ __all__ = [
     "is_float",
     "is_named_id",
     "likely_targets",
+    "other_labels",
     "tells_apart",
 ]
 
@@ -102,6 +101,16 @@ def likely_targets(
     if len(second) == 1 and _is_in_list(second) and _is_in_list(by_position(leaves, 0)):
         second = ()
     return by_name(batch, leaves, TARGET_NAMES) or second
+
+
+def other_labels(batch: Any, leaves: dict[Path, Any]) -> tuple[Path, ...]:
+    """Returns the tensors that are called labels of something, as ``next_sentence_label`` is."""
+    names = TARGET_NAMES - {"mask", "masks"}
+    return tuple(
+        path
+        for path, value in leaves.items()
+        if isinstance(value, Tensor) and path and words_of(batch, path)[-1] in names
+    )
 
 
 def _is_in_list(paths: tuple[Path, ...]) -> bool:

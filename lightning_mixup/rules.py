@@ -37,6 +37,7 @@ from lightning_mixup.operations import (
     STRUCTURE,
     TALLIES,
     is_asked_in_place,
+    reorders,
     takes_reduction,
     writes_in_place,
 )
@@ -78,14 +79,16 @@ def run(func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any])
     reader = _reader(call)
     if reader is not None:
         return call.of(reader)
-    gradient = _meets_gradient(call)
-    call.usage.met_gradient |= gradient
+    gradient, usage = _meets_gradient(call), call.usage
+    usage.met_gradient |= gradient
     try:
-        return _by_rule(call, gradient=gradient)
+        result = _by_rule(call, gradient=gradient)
     except NoRuleError:
         if gradient or writes_in_place(call.name) or is_asked_in_place(func, args, kwargs):
             raise
-    return call.unruled()
+        return call.unruled()
+    usage.reordered |= reorders(call.name, args, kwargs, result)
+    return result
 
 
 MixedTarget.rule = staticmethod(run)

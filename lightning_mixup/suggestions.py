@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.autograd.graph import Node
+from torch.nn.parameter import is_lazy
 
 from lightning_mixup.containers import leaves_of, replace_entries
 from lightning_mixup.layers import (
@@ -166,7 +167,7 @@ def _evaluation(model: nn.Module) -> Iterator[None]:
     modules = list(model.modules())
     modes = [module.training for module in modules]
     buffers = [(module, {**module._buffers}) for module in modules]
-    values = {buffer: buffer.clone() for buffer in model.buffers()}
+    values = {buffer: buffer.clone() for buffer in model.buffers() if not is_lazy(buffer)}
     used = {x.get_device() for x in model.parameters() if x.is_cuda}
     try:
         with torch.enable_grad(), torch.random.fork_rng(used):

@@ -67,6 +67,7 @@ class Usage:
     Attributes:
         touched: Whether any operation was given mixed labels.
         met_gradient: Whether mixed labels met a gradient.
+        reordered: Whether mixed labels were put into another order.
         read_as: How labels that differ were read as plain numbers, in which file and line.
         ended: Whether the step is over.
         kept: What is to be plain when it is: single losses, tensors that a write made mixed, and
@@ -84,11 +85,13 @@ class Usage:
         "per_sample",
         "ranking",
         "read_as",
+        "reordered",
         "touched",
     )
 
     def __init__(self, *, per_sample: bool = False) -> None:
         self.touched = False
+        self.reordered = False
         self.met_gradient = False
         self.read_as: tuple[str, str, int] | None = None
         self.ended = False

@@ -5,8 +5,8 @@ import logging
 
 import pytest
 import torch
-from lightning import Callback
-from lightning.pytorch.callbacks import LearningRateFinder
+from lightning import Callback, LightningDataModule
+from lightning.pytorch.callbacks import BatchSizeFinder, LearningRateFinder
 from torch import nn
 from torch.nn import functional as F
 from torch.testing import assert_close
@@ -191,7 +191,7 @@ class StopsEarly(Classifier):
 
 @pytest.mark.parametrize(
     ("module", "targets"),
-    [(AlternatesLabels, "auto"), (StopsEarly, "auto"), (AlternatesLabels, 1), (UsesThemLater, 1)],
+    [(AlternatesLabels, "auto"), (StopsEarly, "auto"), (AlternatesLabels, 1)],
 )
 def test_some_steps_may_do_without_the_labels(make_trainer, module, targets):
     mixup = MixupCallback(1.0, targets=targets)
@@ -201,11 +201,19 @@ def test_some_steps_may_do_without_the_labels(make_trainer, module, targets):
     assert trained.trainer.state.finished
 
 
-def test_the_advice_for_labels_that_are_used_later_works(make_trainer):
-    with pytest.raises(RuntimeError, match="if only some steps use them, targets=1;"):
-        fit(make_trainer, UsesThemLater())
+@pytest.mark.parametrize("targets", ["auto", 1])
+def test_the_advice_for_labels_that_are_used_later_works(make_trainer, targets):
+    class Advised(UsesThemLater):
+        def training_step(self, batch, batch_idx):
+            x, y = batch
+            return super().training_step(batch, batch_idx) + 0 * F.cross_entropy(self(x), y)
 
-    assert fit(make_trainer, UsesThemLater(), MixupCallback(targets=1)).trainer.state.finished
+    advice = r"let the first do so, too, as in `loss \+ 0 \* cross_entropy\(logits, y\)`"
+
+    with pytest.raises(RuntimeError, match=advice):
+        fit(make_trainer, UsesThemLater(), MixupCallback(1.0, targets=targets))
+
+    assert fit(make_trainer, Advised(), MixupCallback(1.0)).trainer.state.finished
 
 
 def test_labels_that_are_touched_and_met_no_loss_are_refused_in_later_steps_too(make_trainer):
@@ -397,3 +405,106 @@ def test_refusals_come_before_any_step(make_trainer):
         fit(make_trainer, module, MixupCallback(layers="net.9"))
 
     assert torch.equal(parameters_of(module), before)
+
+
+@pytest.mark.filterwarnings("ignore:.*does not have many workers")
+def test_the_batch_size_finder_runs_mixed(make_trainer):
+    """One trial has one step, of number 0, and each is of another size."""
+
+    class Data(LightningDataModule):
+        batch_size = 2
+
+        def train_dataloader(self):
+            return make_loader(batch_size=self.batch_size)
+
+        val_dataloader = train_dataloader
+
+    finder = BatchSizeFinder(steps_per_trial=1, max_trials=3, mode="power")
+    module = Sees()
+
+    trainer = make_trainer(callbacks=[finder, MixupCallback(1.0)], enable_checkpointing=True)
+    trainer.fit(module, datamodule=Data())
+
+    assert all(module.seen)
+
+
+class Ordered(Classifier):
+    """Puts its samples into another order, as recurrent networks like them sorted by length."""
+
+    def __init__(self, reorder, *, before):
+        super().__init__()
+        self.reorder, self.before = reorder, before
+
+    def training_step(self, batch, batch_idx):
+        x, y = batch
+        if self.before:
+            x, y = self.reorder(x), self.reorder(y)
+            return self.loss(self(x), y)
+        logits = self(x)
+        return self.loss(self.reorder(logits), self.reorder(y))
+
+
+REORDERS = {
+    "index": lambda t: t[torch.arange(len(t)).flip(0)],
+    "list": lambda t: t[list(range(len(t)))[::-1]],
+    "index_select": lambda t: t.index_select(0, torch.randperm(len(t))),
+    "flip": lambda t: t.flip(0),
+}
+
+
+@pytest.mark.parametrize("per_sample", [False, True], ids=["per_batch", "per_sample"])
+@pytest.mark.parametrize("reorder", REORDERS.values(), ids=REORDERS)
+def test_samples_in_another_order_are_refused_before_a_layer_and_no_matter_after_it(
+    make_trainer, reorder, per_sample
+):
+    def mixup(layers):
+        return MixupCallback(recipe=Mixup(1.0, per_sample=per_sample), layers=layers)
+
+    with pytest.raises(RuntimeError, match="into another order before it ran"):
+        fit(make_trainer, Ordered(reorder, before=True), mixup("net.0"))
+
+    for before, layers in [(False, "net.0"), (True, "input")]:
+        module = fit(make_trainer, Ordered(reorder, before=before), mixup(layers))
+        assert module.trainer.state.finished
+
+
+@pytest.mark.parametrize(
+    "keep", [lambda y: y[:], lambda y: y[y >= 0], lambda y: y.view(-1), lambda y: y[...]]
+)
+def test_labels_that_keep_their_order_are_mixed_at_layers(make_trainer, keep):
+    class Keeps(Classifier):
+        def training_step(self, batch, batch_idx):
+            x, y = batch
+            y = keep(y)
+            return self.loss(self(x), y)
+
+    assert fit(make_trainer, Keeps(), MixupCallback(1.0, layers="net.0")).trainer.state.finished
+
+
+@pytest.mark.parametrize(
+    "more",
+    [{"next_sentence_label": Y}, {"topic_labels": Y}, {"teacher_target": X}],
+    ids=lambda more: next(iter(more)),
+)
+def test_other_labels_beside_the_target_are_refused_at_layers_too(make_trainer, more):
+    class Keyed(Classifier):
+        def training_step(self, batch, batch_idx):
+            return self.loss(self(batch["x"]), batch["label"])
+
+    batch = {"x": X, "label": Y, **more}
+
+    loader = DataLoader([batch], batch_size=None)
+
+    with pytest.raises(ValueError, match="several entries that could be the target"):
+        fit(make_trainer, Keyed(), MixupCallback(1.0, layers="net.0"), loader)
+
+
+def test_an_entry_that_is_missing_at_first_is_looked_at_when_it_comes(make_trainer):
+    class Keyed(Classifier):
+        def training_step(self, batch, batch_idx):
+            return self.loss(self(batch["x"]), batch["label"])
+
+    batches = [{"x": X, "more": more, "label": Y} for more in (None, X)]
+
+    with pytest.raises(ValueError, match="has an entry 'more' beside the input"):
+        fit(make_trainer, Keyed(), loader=DataLoader(batches, batch_size=None))
