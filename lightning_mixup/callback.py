@@ -265,8 +265,9 @@ class MixupCallback(Callback):
         self._interceptions += guard_metrics(module)
         names = check_layers(self.layers)
         found = find_layers(module, [name for name in names if name != INPUT])
-        self._layers = {name: Layer(name, layer) for name, layer in found.items()}
         self.places = (*[INPUT] * (INPUT in names), *found)
+        if self._mixes:
+            self._layers = {name: Layer(name, layer) for name, layer in found.items()}
 
     def _draw(self, trainer: Trainer, batch: Any) -> None:
         """Draws from the seed, the rank and the number of the batch, and from nothing else."""
@@ -360,11 +361,9 @@ class MixupCallback(Callback):
 
     def _has_mixed(self, batch: Any, entries: Entries) -> bool:
         """Returns whether a step is handed again what it was handed before, as it may be."""
-        given = [get_entry(batch, path) for path in (*entries.inputs, *entries.targets)]
-        return any(
-            isinstance(value, MixedTarget) or any(made() is value for made in self._made)
-            for value in given
-        )
+        given = [get_entry(batch, path) for path in entries.mixed]
+        made = [reference() for reference in self._made]
+        return any(isinstance(x, MixedTarget) or any(x is own for own in made) for x in given)
 
     def _check(self, module: LightningModule, usage: Usage, output: Any) -> None:
         """Looks at what became of the labels in a step."""
