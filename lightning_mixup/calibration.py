@@ -97,7 +97,7 @@ class ReliabilityBins:
 class CalibrationStatistics(Metric):
     r"""Accuracy, calibration error and negative log-likelihood, from sums of fixed size.
 
-    Samples add to 6000 cells of confidence in one float64 tensor (192 kB), so memory does not
+    Samples add to 6000 cells of confidence in one float64 tensor (240 kB), so memory does not
     grow with the data, and batches and processes pool exactly. Bins are left-closed, as those of
     torchmetrics' ``MulticlassCalibrationError`` (Guo et al. print right-closed ones), but a
     confidence of 1 belongs to the last of them. An update never waits for the device.
@@ -114,8 +114,9 @@ class CalibrationStatistics(Metric):
     target, ``nll`` is infinite. On Apple's MPS, which has no float64, leave the metric on the CPU.
 
     ``compute()`` returns a dict of 0-d float64 tensors: ``accuracy``, ``ece``,
-    ``confidence_gap`` (mean confidence minus accuracy), ``nll``, ``nonfinite`` and ``count``
-    (samples, without those left out). Without any sample the first four are NaN.
+    ``confidence_gap`` (mean confidence minus accuracy), ``nll``, ``brier`` (the squared distance
+    between probabilities and one-hot label, summed over the classes: 0 to 2), ``nonfinite`` and
+    ``count`` (samples, without those left out). Without any sample the first five are NaN.
 
     Args:
         n_bins: Number of equal-width bins of the ECE, a divisor of 6000. The default is the
@@ -131,12 +132,12 @@ class CalibrationStatistics(Metric):
         >>> statistics.update(torch.tensor([[2.0, 0.0], [0.0, 1.0]]), torch.tensor([0, 0]))
         >>> {name: round(figure.item(), 3) for name, figure in statistics.compute().items()}
         {'accuracy': 0.5, 'ece': 0.425, 'confidence_gap': 0.306, 'nll': 0.72,
-         'nonfinite': 0.0, 'count': 2.0}
+         'brier': 0.549, 'nonfinite': 0.0, 'count': 2.0}
     """
 
     full_state_update = False
     is_differentiable = False
-    sums: Tensor  # (4, 6002): count, correct, confidence and nll (rows) in every cell (columns)
+    sums: Tensor  # (5, 6002): count, correct, confidence, nll and Brier score, in every cell
 
     def __init__(
         self, n_bins: int = 15, *, ignore_index: int | None = None, **kwargs: Any
@@ -145,7 +146,7 @@ class CalibrationStatistics(Metric):
         _check_bins(n_bins)
         self.n_bins = n_bins
         self.ignore_index = ignore_index
-        zeros = torch.zeros(4, _CELLS + 2, dtype=torch.float64)
+        zeros = torch.zeros(5, _CELLS + 2, dtype=torch.float64)
         self.add_state("sums", zeros, dist_reduce_fx="sum")
 
     def update(self, logits: Tensor, target: Tensor) -> None:
@@ -166,10 +167,10 @@ class CalibrationStatistics(Metric):
             ignored = target == self.ignore_index
         _check_labels(target, ignored, logits.shape[1])
 
-        confidence, correct, nll = _measure(logits, target)
+        confidence, correct, nll, brier = _measure(logits, target)
         cell = _cell(confidence, self.n_bins).masked_fill(confidence.isnan(), _NONFINITE)
         cell = cell.masked_fill(ignored, _IGNORED).flatten()
-        figures = torch.stack([torch.ones_like(nll), correct.to(nll), confidence, nll])
+        figures = torch.stack([torch.ones_like(nll), correct.to(nll), confidence, nll, brier])
         # Whoever casts the module that holds this metric casts its state with it.
         sums = self.sums.double()
         # Not in place: a state that was reset in inference mode must not be written to later.
@@ -183,6 +184,7 @@ class CalibrationStatistics(Metric):
             "ece": bins.expected_calibration_error(),
             "confidence_gap": bins.confidence_gap(),
             "nll": self.sums[3, :_CELLS].sum() / bins.count.sum(),
+            "brier": self.sums[4, :_CELLS].sum() / bins.count.sum(),
             "nonfinite": self.sums[0, _NONFINITE],
             "count": bins.count.sum(),
         }
@@ -203,16 +205,19 @@ class CalibrationStatistics(Metric):
         return ReliabilityBins(*self.sums[:3, :_CELLS].reshape(3, n_bins, -1).sum(-1))
 
 
-def _measure(logits: Tensor, target: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Returns confidence, correctness and negative log-likelihood, each of shape (N, *)."""
+def _measure(logits: Tensor, target: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Returns confidence, correctness, nll and Brier score, each of shape (N, *)."""
     logits = logits.float() if logits.element_size() < 4 else logits
     top, prediction = logits.max(1)
-    confidence = logits.softmax(1).amax(1)
+    probabilities = logits.softmax(1)
+    confidence = probabilities.amax(1)
     classes = logits.shape[1]
     own = logits.gather(1, target.clamp(0, classes - 1).unsqueeze(1)).squeeze(1)
     own = own.masked_fill((target < 0) | (target >= classes), -math.inf)
     # -log softmax(own) = top - own - log softmax(top), without a second softmax.
-    return confidence, prediction == target, top - own - confidence.log()
+    nll = top - own - confidence.log()
+    brier = 1 + probabilities.square().sum(1) - 2 * (-nll).exp()
+    return confidence, prediction == target, nll, brier
 
 
 def _cell(confidence: Tensor, n_bins: int) -> Tensor:

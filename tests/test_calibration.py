@@ -5,7 +5,7 @@ import pickle
 
 import pytest
 import torch
-from torch.nn.functional import cross_entropy
+from torch.nn.functional import cross_entropy, one_hot
 from torch.testing import assert_close
 from torchmetrics.classification import MulticlassAccuracy, MulticlassCalibrationError
 
@@ -164,7 +164,7 @@ def test_memory_does_not_grow_with_the_data():
     few, many = measured(*draw(10), batch_size=1), measured(*draw(1000), batch_size=1)
 
     assert few.sums.shape == many.sums.shape
-    assert few.sums.nbytes < 200_000
+    assert few.sums.nbytes < 250_000
 
 
 # Independent oracles.
@@ -263,6 +263,16 @@ def test_nll_is_the_mean_cross_entropy(scale, dtype):
     atol = {torch.float32: 1e-6, torch.float64: 1e-12}[dtype]
     expected = cross_entropy(logits.to(dtype).double(), target)
     assert_close(figures["nll"], expected, rtol=0, atol=atol)
+
+
+@SCALES
+def test_brier_is_the_mean_squared_distance_to_the_label(scale):
+    logits, target = draw(scale=scale)
+
+    figures = measured(logits.double(), target).compute()
+
+    distance = logits.double().softmax(1) - one_hot(target, 10)
+    assert_close(figures["brier"], distance.square().sum(1).mean(), rtol=0, atol=1e-12)
 
 
 # What comes in.
@@ -368,9 +378,8 @@ def test_an_empty_batch_adds_nothing():
 def test_without_samples_figures_are_nan():
     figures = CalibrationStatistics().compute()
 
-    rates = torch.stack([figures[name] for name in ("accuracy", "ece", "confidence_gap", "nll")])
-    assert rates.isnan().all()
-    assert figures["count"] == figures["nonfinite"] == 0
+    assert figures.pop("count") == figures.pop("nonfinite") == 0
+    assert torch.stack(list(figures.values())).isnan().all()
     assert CalibrationStatistics().bins().noise_floor().isnan()
 
 
@@ -452,7 +461,7 @@ def test_nothing_leaves_the_device():
 
 
 def test_where_labels_cannot_be_checked_a_stray_one_is_wrong_with_infinite_nll():
-    _, correct, nll = _measure(torch.zeros(2, 3), torch.tensor([-1, 3]))
+    _, correct, nll, _ = _measure(torch.zeros(2, 3), torch.tensor([-1, 3]))
 
     assert not correct.any()
     assert (nll == torch.inf).all()
