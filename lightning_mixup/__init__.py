@@ -3,6 +3,7 @@
 import lightning_mixup.rules  # noqa: F401  gives MixedTarget its rule
 from lightning_mixup.calibration import CalibrationStatistics, ReliabilityBins
 from lightning_mixup.callback import MixupCallback
+from lightning_mixup.figures import classification_metrics
 from lightning_mixup.monitor import CalibrationMonitor
 from lightning_mixup.plot import reliability_diagram
 from lightning_mixup.recipes import Mix, Mixup
@@ -18,6 +19,7 @@ __all__ = [
     "Mixup",
     "MixupCallback",
     "ReliabilityBins",
+    "classification_metrics",
     "merge",
     "reliability_diagram",
 ]

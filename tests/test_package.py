@@ -40,6 +40,9 @@ ORDER = [
     "loss_probe",
     "calibration",
     "plot",
+    "figures",
+    "repeats",
+    "tally",
     "monitor",
     "callback",
 ]
