@@ -38,6 +38,15 @@ _FACTORIES = frozenset([
 ])
 # Losses that apply a function themselves, which must not have been applied before.
 _SQUASHES = {"cross_entropy": "softmax", "binary_cross_entropy_with_logits": "sigmoid"}
+# Losses of classes whose probabilities can't be known, or are never in one place.
+_UNREADABLE = frozenset((
+    "multi_margin_loss",
+    "multilabel_margin_loss",
+    "multilabel_soft_margin_loss",
+    "soft_margin_loss",
+    "ctc_loss",
+    "linear_cross_entropy",
+))
 _WRITING = frozenset(("__setitem__", "__iadd__", "__isub__", "__imul__", "__itruediv__"))
 
 
@@ -110,7 +119,7 @@ class LossProbe(TorchFunctionMode):
         self._rivals = 0  # losses of classes among those that were declined
         self._was_changed = False
         self._squashed: list[tuple[str, weakref.ref[Tensor]]] = []
-        self._made: dict[int, weakref.ref[Tensor]] = {}
+        self._made = weakref.WeakValueDictionary[int, Tensor]()  # by id
 
     def __torch_function__(
         self,
@@ -122,14 +131,14 @@ class LossProbe(TorchFunctionMode):
         """Takes note of a loss, and lets every operation pass."""
         kwargs = kwargs or {}
         name = getattr(func, "__name__", "")
-        if name in _READERS:
-            self._read(name, *args, **kwargs)
-        elif name.endswith("_loss") or name == "kl_div" or "cross_entropy" in name:
-            self.declined.append(f"{name} is not a loss of classes")
-        if torch.compiler.is_compiling():
+        if torch.compiler.is_compiling():  # which can't follow all the rest
+            if name in _READERS:
+                self._read(name, *args, **kwargs)
             return func(*args, **kwargs)
-        if self.observations or self._made:
-            self._note_writing(name, args, kwargs)
+        if not (self._made or self.observations or name in _NOTED or name.endswith("_loss")):
+            return func(*args, **kwargs)
+        self._note_loss(name, args, kwargs)
+        self._note_writing(name, args, kwargs)
         out = func(*args, **kwargs)
         self._note_making(name, args, kwargs, out)
         return out
@@ -162,6 +171,15 @@ class LossProbe(TorchFunctionMode):
             f"it computes {len(found)} classification losses, of inputs of the shapes "
             f"{shapes}{others}"
         )
+
+    def _note_loss(self, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        if name in _READERS:
+            self._read(name, *args, **kwargs)
+        elif name in _UNREADABLE:
+            self.declined.append(f"{name} says nothing of probabilities")
+            self._rivals += 1
+        elif name.endswith("_loss") or name == "kl_div":
+            self.declined.append(f"{name} is not a loss of classes")
 
     def _read(self, name: str, *args: Any, **kwargs: Any) -> None:
         found = _READERS[name](*args, **kwargs)
@@ -211,13 +229,12 @@ class LossProbe(TorchFunctionMode):
             sources = tensors_in((list(args), kwargs))
             made = bool(sources) and all(self._is_made(source) for source in sources)
         if made:
-            self._made[id(out)] = weakref.ref(out)
+            self._made[id(out)] = out
         else:
-            self._made.pop(id(out), None)  # the id of one that is gone
+            self._made.pop(id(out), None)  # as it was written to
 
     def _is_made(self, tensor: Tensor) -> bool:
-        made = self._made.get(id(tensor))
-        return made is not None and made() is tensor
+        return self._made.get(id(tensor)) is tensor
 
 
 def entry_of(batch: Any, tensor: Tensor) -> Tensor | None:
@@ -389,3 +406,5 @@ _READERS: dict[str, Callable[..., Observation | str]] = {
     "binary_cross_entropy_with_logits": _from_binary_logits,
     "binary_cross_entropy": _from_binary_probabilities,
 }
+
+_NOTED = frozenset((*_READERS, *_UNREADABLE, *_SQUASHES.values(), *_FACTORIES, "kl_div"))
