@@ -235,7 +235,8 @@ class CalibrationMonitor(Callback):
                 tally.withheld = found
             else:
                 tally.add(found)
-            if tally.withheld:
+            # Of several processes all raise when they pool, lest the others wait for one.
+            if tally.withheld and module.trainer.world_size == 1:
                 self._refuse(tally.withheld)
         self._probe = None  # nothing of a batch outlives it
         if tally.is_open and dataloader_idx not in self._logged:

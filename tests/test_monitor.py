@@ -480,6 +480,17 @@ def test_runs_in_lightnings_other_modes(make_trainer, settings):
     assert trainer.state.finished
 
 
+def test_two_monitors_of_other_prefixes_log_the_same(make_trainer):
+    callbacks = [CalibrationMonitor(prefix="a_"), CalibrationMonitor(prefix="b_")]
+    trainer = make_trainer(callbacks=callbacks)
+
+    trainer.fit(Classifier(), make_loader(), make_loader())
+
+    logged = trainer.callback_metrics
+    for figure in FIGURES:
+        assert logged[f"a_val_{figure}"] == logged[f"b_val_{figure}"]
+
+
 @pytest.mark.parametrize("precision", ["bf16-mixed", "64-true"])
 def test_runs_in_other_precisions(make_trainer, precision):
     trainer = make_trainer(callbacks=[MixupCallback()], precision=precision)

@@ -505,6 +505,12 @@ class Hinge(Style):
         return F.multi_margin_loss(logits, y)
 
 
+class HingeToo(Style):
+    def validation_step(self, batch, batch_idx):
+        x, y = batch
+        F.multi_margin_loss(self(x), y) + F.cross_entropy(self.aux(x), y)
+
+
 class SoftLabels(Style):
     def loss(self, logits, y):
         return F.cross_entropy(logits, F.one_hot(y, CLASSES) * 0.9 + 0.025)
@@ -702,7 +708,8 @@ class RunsItselfTwice(Style):
 
 DECLINED = {
     Regression: "mse_loss is not a loss of classes",
-    Hinge: "multi_margin_loss is not a loss of classes",
+    Hinge: "multi_margin_loss says nothing of probabilities",
+    HingeToo: "1 classification losses, .* and 1 more that can't be read",
     SoftLabels: "the targets of cross_entropy are soft",
     SoftBinary: "the targets of binary_cross_entropy_with_logits are soft",
     SoftOnceInAWhile: "the targets of its loss are soft in some batches",

@@ -140,6 +140,14 @@ def fit():
     }
 
 
+def refused(run):
+    """Returns why a run was refused."""
+    try:
+        return run()
+    except RuntimeError as error:
+        return {"error": str(error)}
+
+
 CASES = {
     "uneven": lambda: evaluate(loader(37)),
     "even": lambda: evaluate(loader(40)),
@@ -172,6 +180,9 @@ CASES = {
     "sorted": lambda: evaluate(loader(37), SortedByLabel(), callback=MixupCallback()),
     "silent in the second process": lambda: evaluate(
         loader(37), SilentInSecondProcess(), callback=MixupCallback()
+    ),
+    "asked for, silent in the second process": lambda: refused(
+        lambda: evaluate(loader(37), SilentInSecondProcess())
     ),
     "fit": fit,
 }
