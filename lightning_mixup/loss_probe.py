@@ -188,6 +188,11 @@ class LossProbe(TorchFunctionMode):
             self._rivals += found == _MULTI_LABEL
         elif torch.compiler.is_compiling():  # which can't follow the questions below
             self.observations.append(replace(found, loss=name))
+        elif not _has_memory(_given(found)[0]):
+            self.declined.append(
+                f"{name} is computed inside of torch.func, for a sample at a time"
+            )
+            self._rivals += 1
         elif self._is_made(kwargs["target"] if "target" in kwargs else args[1]):
             self.declined.append(f"the labels of {name} are made in the step, as by torch.arange")
         elif self._is_squashed(name, _given(found)[0]):
@@ -329,6 +334,15 @@ def _given(each: Observation) -> tuple[Tensor, Tensor]:
 
 def _start(tensor: Tensor) -> tuple[int, int | torch.SymInt]:
     return tensor.untyped_storage().data_ptr(), tensor.storage_offset()
+
+
+def _has_memory(tensor: Tensor) -> bool:
+    """Returns whether a tensor can be kept, which those inside of ``vmap`` and the like can't."""
+    try:
+        _start(tensor)
+    except (RuntimeError, NotImplementedError):
+        return False
+    return True
 
 
 def _shares_memory(one: Tensor, other: Tensor) -> bool:

@@ -443,6 +443,8 @@ def _loop(trainer: Trainer) -> Any:
 
 def _rows(trainer: Trainer, batch_idx: int, dataloader_idx: int) -> Rows | str | None:
     """Returns which rows of a batch count, None for all, or why that is not known."""
+    if trainer.world_size == 1:
+        return None
     loaders = _loaders(trainer)
     loader = loaders[dataloader_idx] if dataloader_idx < len(loaders) else None
     try:
