@@ -23,9 +23,11 @@ __all__ = ["BinaryCalibrationStatistics", "CalibrationStatistics"]
 _CELLS = 6000
 # Units of 1: fractions are counted in 2**-31. Float32 confidences above 2**-7 are whole multiples,
 # and the sum of 2**32 of them fits into an int64.
-_UNITS = 2**31
+_UNITS = 2.0**31
 # A negative log-likelihood above this is counted as infinite.
 _ENDLESS = 2.0**40
+# How many samples wait, at most, to be counted together.
+_PATIENCE = 4096
 _TOTALS = 5  # Brier score, nll behind the point, nll before it, endless ones, hits
 
 
@@ -44,9 +46,9 @@ class _Statistics(Metric):
 
     full_state_update = False
     is_differentiable = False
-    sums: Tensor  # int64: a column of K + 2 without and with the event, one of confidence, totals
+    _sums: Tensor  # int64: a column of K + 2 without and with the event, one of confidence, totals
+    _waiting: list[list[Tensor]]  # of each batch not counted yet, what was measured and is ignored
     edges: Tensor  # (K,) int32, the bits of float32 upper edges
-    units: Tensor  # (6, 1) int64
 
     def __init__(
         self, n_bins: int = 15, *, ignore_index: int | None = None, **kwargs: Any
@@ -63,10 +65,8 @@ class _Statistics(Metric):
         # One more cell collects samples without probabilities, and one more those to be ignored.
         size = 3 * (self.n_cells + 2) + _TOTALS
         self.add_state("sums", torch.zeros(size, dtype=torch.int64), dist_reduce_fx="sum")
-        # Integers, as neither is to be rounded when the module that holds this metric is cast.
+        # As integers, so that they are not rounded when the module that holds this metric is cast.
         self.register_buffer("edges", _make_edges(n_bins, self.n_cells), persistent=False)
-        units = torch.tensor([_UNITS] * 3 + [1] * 3).unsqueeze(1)
-        self.register_buffer("units", units, persistent=False)
 
     def compute(self) -> dict[str, Tensor]:
         """Returns the figures of all batches so far, pooled over processes."""
@@ -145,30 +145,48 @@ class _Statistics(Metric):
         # As int64, as uint8, for one, cannot be compared with -100.
         return None if self.ignore_index is None else target.long() == self.ignore_index
 
+    @property
+    def sums(self) -> Tensor:
+        """The state: whoever reads it finds everything counted."""
+        self._count_waiting()
+        return self._sums
+
+    @sums.setter
+    def sums(self, value: Tensor) -> None:
+        self._sums, self._waiting = value, []
+
     def _add(self, measured: _Measured, ignored: Tensor | None) -> None:
-        """Counts samples. Asks for no value and for no shape that depends on one."""
-        confidence, event, hit, nll, brier = measured
+        """Adds samples, now or, as small batches are cheaper to count together, later."""
+        left_out = torch.zeros_like(measured.hit) if ignored is None else ignored
+        self._waiting.append([part.flatten() for part in (*measured, left_out)])
+        if sum(len(parts[0]) for parts in self._waiting) >= _PATIENCE:
+            self._count_waiting()
+
+    def _count_waiting(self) -> None:
+        """Counts samples. Asks for no value, and for no shape that depends on one."""
+        if not self._waiting:
+            return
+        columns, self._waiting = zip(*self._waiting, strict=True), []
+        parts = (column[0] if len(column) == 1 else torch.cat(column) for column in columns)
+        confidence, event, hit, nll, brier, ignored = parts
         width = self.n_cells + 2
-        nonfinite = confidence.isnan()
-        left_out = nonfinite if ignored is None else nonfinite | ignored
         cell = _find_cell(confidence, self.edges)  # of a NaN, the one after the last
-        if ignored is not None:
-            cell = cell.masked_fill(ignored, width - 1)
+        cell.masked_fill_(ignored, width - 1)
+        place = torch.add(cell, event, alpha=width)
 
         finite = nll.clamp(max=_ENDLESS)
         whole = finite.floor()
-        figures = [confidence, brier, finite - whole, whole, nll > _ENDLESS, hit]
-        rows = torch.stack(figures).flatten(1).masked_fill_(left_out.flatten(), 0)
-        amounts = (rows * self.units).long()
+        rows = torch.stack([confidence, brier, finite - whole])
+        shares = (rows.masked_fill_(confidence.isnan() | ignored, 0) * _UNITS).long()
+        rows = torch.stack([whole, (nll > _ENDLESS).to(whole), hit.to(whole)])
+        totals = rows.masked_fill_(confidence.isnan() | ignored, 0).long().sum(1)
 
-        sums = self.sums
         # A state that was reset in inference mode must not be written to later.
-        if sums.is_inference() and not torch.is_inference_mode_enabled():
-            sums = self.sums = sums.clone()
-        place = torch.add(cell, event, alpha=width).flatten()
-        sums.index_add_(0, place, torch.ones_like(place))
-        sums[2 * width : -_TOTALS].index_add_(0, cell.flatten(), amounts[0])
-        sums[-_TOTALS:] += amounts[1:].sum(1)
+        if self._sums.is_inference() and not torch.is_inference_mode_enabled():
+            self._sums = self._sums.clone()
+        self._sums.index_add_(0, place, torch.ones_like(place))
+        self._sums[2 * width : -_TOTALS].index_add_(0, cell, shares[0])
+        self._sums[-_TOTALS:] += torch.cat([shares[1:].sum(1), totals])
 
 
 class CalibrationStatistics(_Statistics):
