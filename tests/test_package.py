@@ -38,6 +38,7 @@ ORDER = [
     "suggestions",
     "doors",
     "loss_probe",
+    "reliability",
     "calibration",
     "plot",
     "figures",
