@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
-from dataclasses import replace
 from typing import Any, TypeAlias
 
 import torch
@@ -16,8 +15,8 @@ from torchmetrics import Metric, MetricCollection
 
 from lightning_mixup.calibration import CalibrationStatistics
 from lightning_mixup.interception import Interception, without_module
-from lightning_mixup.loss_probe import LossProbe, Observation, entry_of
-from lightning_mixup.repeats import Rows, rows_of
+from lightning_mixup.loss_probe import LossProbe, Observation
+from lightning_mixup.repeats import Rows, rows_of, without_repeats
 from lightning_mixup.tally import Metrics, Tally, check_names
 
 __all__ = ["CalibrationMonitor", "default_monitor"]
@@ -230,7 +229,7 @@ class CalibrationMonitor(Callback):
         if not tally.withheld:
             found = self._find_logits(module, batch, outputs)
             if not isinstance(found, str) and rows is not None:
-                found = _own(found, batch, rows)
+                found = rows if isinstance(rows, str) else without_repeats(found, batch, rows)
             if isinstance(found, str):
                 tally.withheld = found
             else:
@@ -458,25 +457,3 @@ def _rows(trainer: Trainer, batch_idx: int, dataloader_idx: int) -> Rows | str |
     except ValueError as error:
         return str(error)
     return None
-
-
-def _own(found: Observation, batch: Any, rows: Rows | str) -> Observation | str:
-    """Leaves out the samples that a distributed sampler has repeated."""
-    if isinstance(rows, str):
-        return rows
-    if not rows.repeats:
-        return found
-    if not found.target.ndim:
-        found = replace(found, logits=found.logits[None], target=found.target[None], given=None)
-    if not rows.own:
-        return found.rows(0, 0)
-    given = found.target if found.given is None else found.given[1]
-    entries = (entry_of(batch, target) for target in (given, found.target))
-    entry = next((each for each in entries if each is not None), None)
-    if entry is None or len(entry) != rows.size:
-        return (
-            "a sample of this batch is repeated to even out the processes, and its place among "
-            f"the targets of shape {tuple(found.target.shape)} is not known, as they are none of "
-            "the batch's own"
-        )
-    return found.rows(0, rows.own * (len(found.target) // rows.size))

@@ -7,12 +7,14 @@ behind the last position. They are known by arithmetic on the host alone.
 from __future__ import annotations
 
 from collections.abc import Sized
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from torch.utils.data import BatchSampler, DistributedSampler, Sampler
 
-__all__ = ["Rows", "rows_of"]
+from lightning_mixup.loss_probe import Observation, entry_of
+
+__all__ = ["Rows", "rows_of", "without_repeats"]
 
 # Whose samplers hand out positions as said above.
 _KNOWN = frozenset(("torch", "lightning", "lightning_fabric", "pytorch_lightning"))
@@ -63,6 +65,42 @@ def rows_of(loader: Any, batch_idx: int) -> Rows | None:
     size = _batch_size(batches)
     start = batch_idx * size
     return Rows(min(size, max(own - start, 0)), min(size, given - start))
+
+
+def without_repeats(found: Observation, batch: Any, rows: Rows) -> Observation | str:
+    """Leaves out the samples that a distributed sampler has repeated.
+
+    Args:
+        found: What was observed of a batch.
+        batch: The batch, to see that its samples are in order, and how many rows each has.
+        rows: What `rows_of` says of it.
+
+    Returns:
+        The observation without them, or why they can't be told from others.
+
+    Example:
+        >>> import torch
+        >>> batch = (torch.rand(2, 3), torch.tensor([1, 0]))
+        >>> found = without_repeats(Observation(*batch), batch, Rows(own=1, size=2))
+        >>> found.target
+        tensor([1])
+    """
+    if not rows.repeats:
+        return found
+    if not found.target.ndim:
+        found = replace(found, logits=found.logits[None], target=found.target[None], given=None)
+    if not rows.own:
+        return found.rows(0, 0)
+    given = found.target if found.given is None else found.given[1]
+    entries = (entry_of(batch, target) for target in (given, found.target))
+    entry = next((each for each in entries if each is not None), None)
+    if entry is None or len(entry) != rows.size:
+        return (
+            "a sample of this batch is repeated to even out the processes, and its place among "
+            f"the targets of shape {tuple(found.target.shape)} is not known, as they are none of "
+            "the batch's own"
+        )
+    return found.rows(0, rows.own * (len(found.target) // rows.size))
 
 
 def _batch_size(batches: Sampler[Any] | None) -> int:

@@ -5,7 +5,7 @@ import logging
 import numpy as np
 import pytest
 import torch
-from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
+from lightning.pytorch.callbacks import Callback, EarlyStopping, ModelCheckpoint
 from torch import nn
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, TensorDataset
@@ -392,8 +392,11 @@ def test_who_asks_for_figures_gets_an_error_where_there_are_none(make_trainer, c
     mine = calibration == "mine"
     callbacks = [MixupCallback(calibration=monitor) if mine else monitor]
 
+    module = SquaredError()
     with pytest.raises(RuntimeError, match=r"mse_loss is not a loss of classes.*logits_fn="):
-        make_trainer(callbacks=callbacks).fit(SquaredError(), make_loader(), make_loader())
+        make_trainer(callbacks=callbacks).fit(module, make_loader(), make_loader())
+
+    assert {"validation_step", "log", "training_step"}.isdisjoint(vars(module))
 
 
 def test_mixup_itself_warns_once_in_a_run(make_trainer):
@@ -459,6 +462,11 @@ def test_without_a_validation_loader_one_line_says_why(make_trainer, caplog):
 # Company.
 
 
+class Silenced(Echo):
+    def validation_step(self, batch, batch_idx):
+        self.loss(self(batch[0]), batch[1])
+
+
 class LogsNothing(Classifier):
     def validation_step(self, batch, batch_idx):
         self.loss(self(batch[0]), batch[1])
@@ -478,6 +486,29 @@ def test_runs_in_lightnings_other_modes(make_trainer, settings):
     trainer.fit(LogsNothing(), make_loader(), make_loader())
 
     assert trainer.state.finished
+
+
+@pytest.mark.parametrize("when", ["on_validation_batch_start", "on_validation_batch_end"])
+@pytest.mark.parametrize("is_first", [True, False], ids=["before-ours", "after-ours"])
+def test_steps_that_another_callback_runs_do_not_count(make_trainer, when, is_first):
+    """As one that asks how the model does on noisy copies of the batch."""
+    logits, labels = logits_and_labels(1.0)
+    noisy = Callback()
+    place = 0 if "start" in when else 1  # behind the outputs
+
+    def run_step(trainer, module, *rest):
+        batch = rest[place]
+        module.validation_step([-batch[0], batch[1]], 0)
+
+    setattr(noisy, when, run_step)
+    ours = CalibrationMonitor()
+    trainer = make_trainer(callbacks=[noisy, ours] if is_first else [ours, noisy])
+    loader = DataLoader(TensorDataset(logits, labels), batch_size=64)
+
+    trainer.validate(Silenced(), loader, verbose=False)
+
+    expected = validate(make_trainer, logits, labels)
+    assert trainer.callback_metrics["val_accuracy"] == expected["val_accuracy"]
 
 
 def test_two_monitors_of_other_prefixes_log_the_same(make_trainer):
