@@ -1,16 +1,19 @@
 """Mixup and a calibration monitor for PyTorch Lightning, as callbacks."""
 
 import lightning_mixup.rules  # noqa: F401  gives MixedTarget its rule
-from lightning_mixup.calibration import CalibrationStatistics, ReliabilityBins
+from lightning_mixup.calibration import BinaryCalibrationStatistics, CalibrationStatistics
 from lightning_mixup.callback import MixupCallback
+from lightning_mixup.figures import classification_metrics
 from lightning_mixup.monitor import CalibrationMonitor
 from lightning_mixup.plot import reliability_diagram
 from lightning_mixup.recipes import Mix, Mixup
+from lightning_mixup.reliability import ReliabilityBins
 from lightning_mixup.targets import MixedTarget, merge
 
 __version__ = "0.1.0.dev0"
 
 __all__ = [
+    "BinaryCalibrationStatistics",
     "CalibrationMonitor",
     "CalibrationStatistics",
     "Mix",
@@ -18,6 +21,7 @@ __all__ = [
     "Mixup",
     "MixupCallback",
     "ReliabilityBins",
+    "classification_metrics",
     "merge",
     "reliability_diagram",
 ]

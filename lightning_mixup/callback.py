@@ -35,7 +35,7 @@ from lightning_mixup.interception import Interception, without_module
 from lightning_mixup.layers import Layer, find_layers, find_module
 from lightning_mixup.losses import evaluate_per_candidate
 from lightning_mixup.messages import announce, check_runs, refuse_unused, tell_of_reading
-from lightning_mixup.monitor import CalibrationMonitor
+from lightning_mixup.monitor import CalibrationMonitor, default_monitor
 from lightning_mixup.recipes import INPUT, Mix, Mixup
 from lightning_mixup.suggestions import suggest_layers
 from lightning_mixup.targets import MixedTarget, Usage, merge
@@ -73,7 +73,8 @@ class MixupCallback(Callback):
         targets: The targets, likewise. None for modules that use no labels.
         loss: The name of a submodule that computes the loss, where torch can't look into it
             (scripted, fused, custom autograd). It is evaluated once per candidate label.
-        calibration: True reports with a `CalibrationMonitor`, False doesn't; or give your own.
+        calibration: True reports with a `CalibrationMonitor`, and warns where a module can't be
+            read; False doesn't. Give your own for its options; it raises there.
         log_mix: Logs ``mixup_weight`` of every step (the mean of a weight per sample; 1 where
             nothing is mixed) and ``mixup_place``, a number into ``places``.
         seed: Decides the draws, together with the rank and the number of the batch. By default
@@ -421,6 +422,10 @@ class MixupCallback(Callback):
         """Lets the monitor count."""
         self._report("on_validation_batch_end", trainer, pl_module, *args)
 
+    def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Lets the monitor pool."""
+        self._report("on_validation_epoch_end", trainer, pl_module)
+
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Lets the monitor finish."""
         self._report("on_validation_end", trainer, pl_module)
@@ -432,6 +437,10 @@ class MixupCallback(Callback):
     def on_test_batch_end(self, trainer: Trainer, pl_module: LightningModule, *args: Any) -> None:
         """Lets the monitor count."""
         self._report("on_test_batch_end", trainer, pl_module, *args)
+
+    def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Lets the monitor pool."""
+        self._report("on_test_epoch_end", trainer, pl_module)
 
     def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Lets the monitor finish."""
@@ -491,4 +500,4 @@ def _monitor_from(calibration: bool | CalibrationMonitor) -> CalibrationMonitor 
             f"calibration={calibration!r} is a {type(calibration).__name__}. Give True, False or "
             "CalibrationMonitor(...)."
         )
-    return CalibrationMonitor() if calibration else None
+    return default_monitor() if calibration else None

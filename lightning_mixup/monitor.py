@@ -6,20 +6,24 @@ import inspect
 from collections.abc import Callable
 from typing import Any, TypeAlias
 
+import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
-from lightning.pytorch.utilities import rank_zero_info
+from lightning.pytorch.trainer.states import TrainerFn
+from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from torch import Tensor
 from torchmetrics import Metric, MetricCollection
 
 from lightning_mixup.calibration import CalibrationStatistics
 from lightning_mixup.interception import Interception, without_module
 from lightning_mixup.loss_probe import LossProbe, Observation
+from lightning_mixup.repeats import Rows, rows_of, without_repeats
+from lightning_mixup.tally import Metrics, Tally, check_names
 
-__all__ = ["CalibrationMonitor"]
+__all__ = ["CalibrationMonitor", "default_monitor"]
 
 LogitsFn: TypeAlias = Callable[[LightningModule, Any, Any], tuple[Tensor, Tensor]]
 
-_FIGURES = ("accuracy", "ece", "confidence_gap", "nll")
+_STEPS = {"val": "validation_step", "test": "test_step"}
 _WAY_OUT = (
     "Pass CalibrationMonitor(logits_fn=lambda module, batch, outputs: (logits, target)) to name "
     "them, or MixupCallback(calibration=False) to do without."
@@ -30,20 +34,25 @@ class CalibrationMonitor(Callback):
     r"""Logs accuracy and calibration of every validation and test epoch.
 
     ``val_accuracy``, ``val_ece`` (expected calibration error, 15 bins), ``val_confidence_gap``
-    (mean confidence minus accuracy; above zero is over-confident) and ``val_nll``, and the same
-    as ``test_…``: all over the whole epoch, from state of fixed size. ``val_ece`` is shown in the
-    progress bar; loggers, ``ModelCheckpoint`` and ``EarlyStopping`` see all of them.
+    (mean confidence minus accuracy; above zero is over-confident), ``val_nll`` and ``val_brier``,
+    and the same as ``test_…``: all over the whole epoch and all processes, from state of fixed
+    size. ``val_ece`` is shown in the progress bar; loggers, ``ModelCheckpoint`` and
+    ``EarlyStopping`` see all of them. With several loaders they have Lightning's suffixes.
 
-    Logits and targets are those of the loss that the module's own step computes. A key that the
-    module logs itself stays the module's.
+    Logits and targets are those of the loss that the module's own step computes. A step whose
+    loss leaves it open what they are is an error that says what to write. A key that the module
+    logs itself stays the module's.
 
     Reference:
         | On Calibration of Modern Neural Networks (Guo, Pleiss, Sun and Weinberger, 2017)
         | https://arxiv.org/abs/1706.04599
 
     Args:
-        metrics: torchmetrics of your own, logged beside as ``val_<name>``. They are given
-            probabilities of shape (N, C, \*), of shape (N,) for a binary loss, and class indices.
+        metrics: torchmetrics of your own, logged beside as ``val_<name>``: a ``Metric``, a
+            ``MetricCollection``, or a function that makes either from the number of classes (1
+            for a binary loss), such as `classification_metrics`. They are given probabilities of
+            shape (N, C, \*), of shape (N,) for a binary loss, and class indices, without the
+            samples that don't count: those of the loss's ``ignore_index`` and those with NaN.
         prefix: Put in front of every name.
         logits_fn: Called with the module, the batch and the step's output; returns logits of
             shape (N, C, \*) and integer targets of shape (N, \*). For steps whose loss is none
@@ -51,6 +60,7 @@ class CalibrationMonitor(Callback):
 
     Raises:
         TypeError: If an argument is of the wrong type.
+        ValueError: If a metric has the name of one of our figures.
 
     Example:
         >>> from lightning.pytorch import Trainer
@@ -59,32 +69,21 @@ class CalibrationMonitor(Callback):
 
     def __init__(
         self,
-        metrics: Metric | MetricCollection | None = None,
+        metrics: Metrics | None = None,
         *,
         prefix: str = "",
         logits_fn: LogitsFn | None = None,
     ) -> None:
-        if metrics is not None and not isinstance(metrics, (Metric, MetricCollection)):
-            raise TypeError(
-                f"metrics={metrics!r} is not of torchmetrics. Give a Metric, or several as "
-                "MetricCollection({'name': metric})."
-            )
-        if not isinstance(prefix, str):
-            raise TypeError(f"prefix={prefix!r} is not a string. Give one such as 'clean_'.")
-        if logits_fn is not None and not callable(logits_fn):
-            raise TypeError(
-                f"logits_fn={logits_fn!r} can't be called. Give a function of the module, the "
-                "batch and the step's output that returns (logits, target)."
-            )
+        _check_arguments(metrics, prefix, logits_fn)
         self.metrics = metrics
         self.prefix = prefix
         self.logits_fn = logits_fn
-        self.statistics: dict[str, list[CalibrationStatistics]] = {}
-        """The counts of the last epoch: by stage, "val" or "test", one for each dataloader."""
+        self._must_report = True  # as the user has asked for it
         self._stage = ""
         self._probe: LossProbe | None = None
-        self._interceptions: list[Interception] = []
-        self._counters: dict[int, list[Metric | MetricCollection]] = {}
+        self._interceptions: dict[str, Interception] = {}
+        self._tallies: dict[str, list[Tally]] = {}
+        self._logged: set[int] = set()  # the loaders whose figures are
         self._keys_of_module: set[str] = set()
         self._keys_of_ours: set[str] = set()
         self._said: set[str] = set()
@@ -97,8 +96,15 @@ class CalibrationMonitor(Callback):
 
     def __getstate__(self) -> dict[str, Any]:
         """Leaves out what belongs to a running epoch, so that callbacks can be copied."""
-        state = {**vars(self), "_interceptions": [], "_probe": None, "_counters": {}}
-        return without_module(state)
+        return without_module({**vars(self), "_interceptions": {}, "_probe": None})
+
+    @property
+    def statistics(self) -> dict[str, list[CalibrationStatistics]]:
+        """The counts of the last epoch: by stage, "val" or "test", one for each dataloader."""
+        return {
+            stage: [tally.statistics for tally in tallies]
+            for stage, tallies in self._tallies.items()
+        }
 
     # When.
 
@@ -106,18 +112,17 @@ class CalibrationMonitor(Callback):
         """Says so where there will be nothing to report."""
         if not trainer.enable_validation and not trainer.barebones:
             self._say(
-                "no loader",
                 "there is no val_ece, as fit has no validation loader or the module no "
-                "validation_step. Pass trainer.fit(..., val_dataloaders=...).",
+                "validation_step. Pass trainer.fit(..., val_dataloaders=...)."
             )
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Watches the validation steps."""
-        self._start_watching(trainer, pl_module, "val", "validation_step")
+        self._start_watching(trainer, pl_module, "val")
 
     def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Watches the test steps."""
-        self._start_watching(trainer, pl_module, "test", "test_step")
+        self._start_watching(trainer, pl_module, "test")
 
     def on_validation_batch_end(
         self,
@@ -129,7 +134,9 @@ class CalibrationMonitor(Callback):
         dataloader_idx: int = 0,
     ) -> None:
         """Counts a batch."""
-        self._count(pl_module, outputs, batch, dataloader_idx)
+        if self._interceptions:
+            rows = _rows(trainer, batch_idx, dataloader_idx)
+            self._count(pl_module, batch, outputs, rows, dataloader_idx)
 
     def on_test_batch_end(
         self,
@@ -141,7 +148,15 @@ class CalibrationMonitor(Callback):
         dataloader_idx: int = 0,
     ) -> None:
         """Counts a batch."""
-        self._count(pl_module, outputs, batch, dataloader_idx)
+        self.on_validation_batch_end(trainer, pl_module, outputs, batch, batch_idx, dataloader_idx)
+
+    def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Takes part in pooling what this process had no batch of."""
+        self._finish(pl_module)
+
+    def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Takes part in pooling what this process had no batch of."""
+        self._finish(pl_module)
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Leaves the module as it was found."""
@@ -164,33 +179,35 @@ class CalibrationMonitor(Callback):
 
     # What.
 
-    def _start_watching(
-        self, trainer: Trainer, module: LightningModule, stage: str, step: str
-    ) -> None:
+    def _start_watching(self, trainer: Trainer, module: LightningModule, stage: str) -> None:
         self._stop_watching()
         if trainer.barebones:  # which logs nothing
             return
         self._stage = stage
-        self.statistics[stage] = []
-        self._interceptions = [
-            Interception(module, step, self._observe),
-            Interception(module, "log", self._note_key),
-        ]
+        self._logged = set()
+        self._tallies[stage] = [Tally(self.metrics) for _ in _loaders(trainer) or [None]]
+        self._interceptions["log"] = Interception(module, "log", self._note_key)
+        if self.logits_fn is None:
+
+            def step(method: Callable[..., Any], args: Any, kwargs: Any) -> Any:
+                is_lightnings = module._current_fx_name == _STEPS[stage]
+                if self._probe is not None or not is_lightnings:  # a step within, or another's
+                    return method(*args, **kwargs)
+                with LossProbe() as self._probe:
+                    return method(*args, **kwargs)
+
+            self._interceptions["step"] = Interception(module, _STEPS[stage], step)
 
     def _stop_watching(self) -> None:
-        for interception in self._interceptions:
+        for interception in self._interceptions.values():
             interception.release()
-        self._interceptions, self._counters, self._probe = [], {}, None
+        self._interceptions, self._probe = {}, None
 
     def _forget(self) -> None:
         self._stop_watching()
         self._keys_of_module.clear()
         self._keys_of_ours.clear()
         self._said.clear()
-
-    def _observe(self, method: Callable[..., Any], args: Any, kwargs: Any) -> Any:
-        with LossProbe() as self._probe:
-            return method(*args, **kwargs)
 
     def _note_key(self, method: Callable[..., Any], args: Any, kwargs: Any) -> Any:
         """Takes note of what the module logs itself."""
@@ -201,112 +218,242 @@ class CalibrationMonitor(Callback):
         return method(*args, **kwargs)
 
     def _count(
-        self, module: LightningModule, outputs: Any, batch: Any, dataloader_idx: int
+        self,
+        module: LightningModule,
+        batch: Any,
+        outputs: Any,
+        rows: Rows | str | None,
+        dataloader_idx: int,
     ) -> None:
+        tally = self._tallies[self._stage][dataloader_idx]
+        if not tally.withheld:
+            found = self._find_logits(module, batch, outputs)
+            if not isinstance(found, str) and rows is not None:
+                found = rows if isinstance(rows, str) else without_repeats(found, batch, rows)
+            if isinstance(found, str):
+                tally.withheld = found
+            else:
+                tally.add(found)
+            # Of several processes all raise when they pool, lest the others wait for one.
+            if tally.withheld and module.trainer.world_size == 1:
+                self._refuse(tally.withheld)
+        self._probe = None  # nothing of a batch outlives it
+        if tally.is_open and dataloader_idx not in self._logged:
+            self._log_all(module, dataloader_idx)
+
+    def _find_logits(self, module: LightningModule, batch: Any, outputs: Any) -> Observation | str:
+        if self.logits_fn is not None:
+            logits, target = _checked(self.logits_fn(module, batch, outputs))
+            return Observation(logits.detach(), target.detach())
+        if self._probe is None:
+            return "it did not run by its own name"
+        return self._probe.choose(batch, outputs)
+
+    def _figures(self, dataloader_idx: int) -> dict[str, Tensor]:
+        """Pools a loader; those before it first, as all processes must keep one order."""
+        tallies = self._tallies[self._stage]
+        for tally in tallies[: dataloader_idx + 1]:
+            if not tally.is_pooled:
+                self._comment(tally.figures(), tally)
+        return tallies[dataloader_idx].figures()
+
+    def _comment(self, figures: dict[str, Tensor], tally: Tally) -> None:
+        """Says what the figures don't."""
+        if tally.withheld:
+            self._refuse(tally.withheld)
+        left_out = int(figures.get("nonfinite", 0))
+        if left_out:
+            self._warn(
+                f"{left_out} of {left_out + int(figures['count'])} samples of {self._stage} have "
+                "NaN or infinite logits. They are left out of the figures. Look for what makes "
+                "them, such as half precision or a division by zero.",
+                topic=f"nonfinite {self._stage}",
+            )
+        if tally.lacks_metrics:
+            self._warn(
+                "your metrics are NaN, as a process had no samples for them. Give each process at "
+                "least one batch."
+            )
+
+    def _finish(self, module: LightningModule) -> None:
+        """Pools what is left, and logs what this process had no batch of."""
         if not self._interceptions:
             return
-        observation = self._find_logits(module, batch, outputs)
-        self._probe = None  # nothing of a batch outlives it
-        if observation is None:
-            return
-        if dataloader_idx not in self._counters:
-            self._counters[dataloader_idx] = self._open(module, observation)
-        statistics, *others = self._counters[dataloader_idx]
-        statistics.update(observation.logits, observation.target)
-        for metric in others:
-            metric.update(observation.probabilities(), observation.target)
+        for index in range(len(self._tallies[self._stage])):
+            if self._figures(index) and index not in self._logged:
+                self._log_all(module, index, is_late=True)
 
-    def _find_logits(
-        self, module: LightningModule, batch: Any, outputs: Any
-    ) -> Observation | None:
-        if self.logits_fn is not None:
-            logits, target = self.logits_fn(module, batch, outputs)
-            return Observation(logits.detach(), target)
-        step = "validation_step" if self._stage == "val" else "test_step"
-        found = self._probe.observations if self._probe else []
-        if not found:
-            reasons = (self._probe.declined if self._probe else []) or ["no loss was seen in it"]
-            self._say(
-                f"no logits in {step}",
-                f"there is no {self._stage}_ece, as {step} has no logits and class labels that "
-                f"can be read: {reasons[0]}. {_WAY_OUT}",
-            )
-            return None
-        if len(found) > 1:
-            shapes = ", ".join(str(tuple(observation.logits.shape)) for observation in found)
-            self._say(
-                f"several losses in {step}",
-                f"{step} computes {len(found)} classification losses, of logits of the shapes "
-                f"{shapes}; {self._stage}_ece is of the first. {_WAY_OUT}",
-            )
-        return found[0]
+    def _log_all(
+        self, module: LightningModule, dataloader_idx: int, *, is_late: bool = False
+    ) -> None:
+        """Has Lightning log the figures of a loader when the epoch is over."""
+        self._logged.add(dataloader_idx)
+        suffix = ""
+        if is_late and len(self._tallies[self._stage]) > 1:
+            if module.trainer.is_global_zero:
+                self._warn(  # Lightning's table would show them in the columns of other loaders
+                    f"figures of dataloader {dataloader_idx} are not logged, as the first process "
+                    "had no batch of it. Give each process at least one."
+                )
+                return
+            suffix = f"/dataloader_idx_{dataloader_idx}"
+        for name in self._tallies[self._stage][dataloader_idx].names():
+            self._log(_Figure(self._figures, dataloader_idx, name), name, suffix)
 
-    def _open(
-        self, module: LightningModule, observation: Observation
-    ) -> list[Metric | MetricCollection]:
-        """Makes fresh counters, and has Lightning log them when the epoch is over."""
-        device = observation.logits.device
-        statistics = CalibrationStatistics(ignore_index=observation.ignore_index)
-        if device.type != "mps":  # which has no float64
-            statistics = statistics.to(device)
-        self.statistics[self._stage].append(statistics)
-        for figure in _FIGURES:
-            self._log(module, figure, _Figure(statistics, figure))
-        if self.metrics is None:
-            return [statistics]
-        metrics = self.metrics.clone().to(device)
-        metrics.reset()
-        if isinstance(metrics, Metric):
-            self._log(module, type(metrics).__name__, _Figure(metrics))
-        else:
-            for name in map(str, metrics.keys(keep_base=False)):
-                self._log(module, name, _Figure(metrics, name))
-        return [statistics, metrics]
-
-    def _log(self, module: LightningModule, figure: str, value: _Figure) -> None:
-        key = f"{self.prefix}{self._stage}_{figure}"
+    def _log(self, value: _Figure, name: str, suffix: str) -> None:
+        key = f"{self.prefix}{self._stage}_{name}"
         if key in self._keys_of_module:  # ours would be the later, and win silently
             self._say_left_out(key)
             return
         self._keys_of_ours.add(key)
         value.update()
-        log = self._interceptions[1].method  # the module's own
-        in_bar = figure == "ece"
-        log(key, value, prog_bar=in_bar, on_step=False, on_epoch=True, metric_attribute=key)
+        self._interceptions["log"].method(  # the module's own
+            key + suffix,
+            value,
+            prog_bar=name == "ece",
+            on_step=False,
+            on_epoch=True,
+            add_dataloader_idx=not suffix,
+            metric_attribute=key,
+        )
+
+    def _refuse(self, reason: str) -> None:
+        """Warns of figures that come with mixup, and raises where the user has asked for them.
+
+        Raises:
+            RuntimeError: Then.
+        """
+        step = _STEPS[self._stage]
+        sentence = (
+            f"there is no {self.prefix}{self._stage}_ece, as {step} has no logits and class "
+            f"labels that can be read without a doubt: {reason}. {_WAY_OUT}"
+        )
+        if self._must_report:
+            raise RuntimeError(f"CalibrationMonitor: {sentence}")
+        self._warn(sentence, topic=f"refused {step}")
 
     def _say_left_out(self, key: str) -> None:
         self._say(
-            key,
             f"the module logs {key} itself, so ours is left out. "
-            "CalibrationMonitor(prefix='clean_') gives ours another name.",
+            "CalibrationMonitor(prefix='clean_') gives ours another name."
         )
 
-    def _say(self, topic: str, sentence: str) -> None:
+    def _say(self, sentence: str) -> None:
         """Says something once in a run, on rank zero."""
-        if topic not in self._said:
-            self._said.add(topic)
+        if self._is_new(sentence):
             rank_zero_info(f"CalibrationMonitor: {sentence}")
+
+    def _warn(self, sentence: str, topic: str = "") -> None:
+        """Warns of something once in a run, on rank zero."""
+        if self._is_new(topic or sentence):
+            rank_zero_warn(f"CalibrationMonitor: {sentence}")
+
+    def _is_new(self, topic: str) -> bool:
+        is_new = topic not in self._said
+        self._said.add(topic)
+        return is_new
+
+
+def default_monitor() -> CalibrationMonitor:
+    """Makes the monitor that comes with mixup, which warns where one that was asked for raises."""
+    monitor = CalibrationMonitor()
+    monitor._must_report = False
+    return monitor
 
 
 class _Figure(Metric):
-    """One figure of a metric that has several, in the form that Lightning logs.
+    """One figure of a loader, in the form that Lightning logs.
 
-    It has no state, and never synchronises: the metric behind it does, once for all figures.
+    It has no state, and never synchronises: what is behind it does, once for all figures.
     """
 
     full_state_update = False
-    _source: Metric | MetricCollection
+    _source: Callable[[int], dict[str, Tensor]]
 
-    def __init__(self, source: Metric | MetricCollection, name: str | None = None) -> None:
+    def __init__(
+        self, source: Callable[[int], dict[str, Tensor]], dataloader_idx: int, name: str
+    ) -> None:
         super().__init__(sync_on_compute=False)
-        object.__setattr__(self, "_source", source)  # not as a submodule, which Lightning resets
-        self._figure = name
+        self._source, self._dataloader_idx, self._figure = source, dataloader_idx, name
 
     def update(self) -> None:
-        """Nothing: the metric behind it is updated."""
+        """Nothing: what is behind it is updated."""
 
     def compute(self) -> Tensor:
-        """Takes the figure from the metric behind."""
-        computed: Any = self._source.compute()
-        value: Tensor = computed if self._figure is None else computed[self._figure]
-        return value.float()
+        """Takes the figure from behind; NaN where figures are withheld."""
+        figures = self._source(self._dataloader_idx)
+        value = figures.get(self._figure, torch.tensor(torch.nan))
+        return value.float().reshape(())
+
+
+def _check_arguments(metrics: object, prefix: object, logits_fn: object) -> None:
+    """Refuses what is of the wrong type.
+
+    Raises:
+        TypeError: Then.
+    """
+    if isinstance(metrics, (Metric, MetricCollection)):
+        check_names(metrics)
+    elif metrics is not None and (not callable(metrics) or isinstance(metrics, type)):
+        raise TypeError(
+            f"metrics={metrics!r} is not of torchmetrics. Give a Metric, or several as "
+            "MetricCollection({'name': metric}), or a function that makes them from the number of "
+            "classes, such as lightning_mixup.classification_metrics."
+        )
+    if not isinstance(prefix, str):
+        raise TypeError(f"prefix={prefix!r} is not a string. Give one such as 'clean_'.")
+    if logits_fn is not None and not callable(logits_fn):
+        raise TypeError(
+            f"logits_fn={logits_fn!r} can't be called. Give a function of the module, the "
+            "batch and the step's output that returns (logits, target)."
+        )
+
+
+def _checked(returned: Any) -> tuple[Tensor, Tensor]:
+    """Returns what logits_fn has returned.
+
+    Raises:
+        TypeError: If these are not two tensors.
+    """
+    is_pair = isinstance(returned, (tuple, list)) and len(returned) == 2
+    if not is_pair or not all(isinstance(part, Tensor) for part in returned):
+        raise TypeError(
+            f"logits_fn returned {type(returned).__name__}, not two tensors. Return "
+            "(logits, target), of the shapes (N, C) and (N,)."
+        )
+    return returned[0], returned[1]
+
+
+def _loaders(trainer: Trainer) -> list[Any]:
+    """Returns the loaders of this evaluation; those that are read side by side are one."""
+    combined = _loop(trainer)._combined_loader
+    if combined is None:
+        return []
+    return combined.flattened if combined._mode == "sequential" else [combined.flattened]
+
+
+def _loop(trainer: Trainer) -> Any:
+    if trainer.state.fn == TrainerFn.TESTING:
+        return trainer.test_loop
+    if trainer.state.fn == TrainerFn.VALIDATING:
+        return trainer.validate_loop
+    return trainer.fit_loop.epoch_loop.val_loop
+
+
+def _rows(trainer: Trainer, batch_idx: int, dataloader_idx: int) -> Rows | str | None:
+    """Returns which rows of a batch count, None for all, or why that is not known."""
+    if trainer.world_size == 1:
+        return None
+    loaders = _loaders(trainer)
+    loader = loaders[dataloader_idx] if dataloader_idx < len(loaders) else None
+    try:
+        if not isinstance(loader, list):
+            return rows_of(loader, batch_idx)
+        if any(rows_of(each, 0) is not None for each in loader):
+            return (
+                "samples are repeated to even out the processes, and nobody knows which, as "
+                "loaders are combined"
+            )
+    except ValueError as error:
+        return str(error)
+    return None

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure, SubFigure
 
-    from lightning_mixup.calibration import ReliabilityBins
+    from lightning_mixup.reliability import ReliabilityBins
 
 __all__ = ["reliability_diagram"]
 

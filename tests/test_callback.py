@@ -543,7 +543,8 @@ class Watcher(Classifier):
 def test_only_training_sees_mixed_batches(make_trainer):
     module = Watcher()
     loader = make_loader()
-    trainer = make_trainer(callbacks=[MixupCallback(1.0)], num_sanity_val_steps=2)
+    mixup = MixupCallback(1.0, calibration=False)
+    trainer = make_trainer(callbacks=[mixup], num_sanity_val_steps=2)
 
     trainer.fit(module, loader, loader)
     trainer.validate(module, loader, verbose=False)

@@ -1455,7 +1455,7 @@ class Watching(Deep):
 @pytest.mark.filterwarnings("ignore:Found \\d+ module.* in eval mode")
 def test_only_training_is_mixed_at_a_layer(make_trainer):
     module, loader = Watching(), load(points(dtype=torch.float32))
-    mixup = MixupCallback(2.0, layers="net.layer1")
+    mixup = MixupCallback(2.0, layers="net.layer1", calibration=False)
     trainer = make_trainer(callbacks=[mixup], val_check_interval=1)
 
     trainer.fit(module, loader, loader)
@@ -1632,7 +1632,7 @@ def test_after_a_fit_or_a_crash_the_layers_are_as_they_were_found(make_trainer, 
     """As after a fit without the callback."""
     module, plain = Crashing(), Crashing()
     module.crash = plain.crash = crash
-    callback = MixupCallback(2.0, layers=["input", "net", "net.*"])
+    callback = MixupCallback(2.0, layers=["input", "net", "net.*"], calibration=False)
     before = traces(module.net)
 
     after = fit_or_crash(make_trainer(callbacks=[callback]), module)

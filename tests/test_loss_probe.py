@@ -5,7 +5,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from lightning_mixup.loss_probe import LossProbe
+from lightning_mixup.loss_probe import LossProbe, entry_of
 
 LOGITS, LABELS = torch.randn(6, 4), torch.arange(6) % 4
 BINARY = torch.randn(6, requires_grad=True)
@@ -68,10 +68,10 @@ def test_binary_losses_are_two_classes(shape, from_logits):
     ("loss", "reason"),
     [
         (lambda: F.mse_loss(LOGITS, LOGITS), "mse_loss is not a loss of classes"),
-        (lambda: F.cross_entropy(LOGITS, LOGITS.softmax(1)), "cross_entropy are soft"),
         (lambda: F.cross_entropy(LOGITS[:, :1], 0 * LABELS), "are of a single class"),
         (lambda: F.binary_cross_entropy_with_logits(LOGITS, LOGITS.sigmoid()), "multi-label"),
-        (lambda: F.binary_cross_entropy_with_logits(BINARY, BINARY.sigmoid()), "are soft"),
+        (lambda: F.cross_entropy(LOGITS.softmax(1), LABELS), "is given the output of a softmax"),
+        (lambda: F.cross_entropy(LOGITS, torch.zeros(6).long()), "are made in the step"),
     ],
 )
 def test_other_losses_are_declined_in_words(loss, reason):
@@ -80,6 +80,83 @@ def test_other_losses_are_declined_in_words(loss, reason):
 
     assert not probe.observations
     assert reason in probe.declined[0]
+
+
+@pytest.mark.parametrize(
+    ("loss", "expected"),
+    [
+        (lambda: F.cross_entropy(LOGITS, LABELS), None),
+        (lambda: F.cross_entropy(LOGITS, LOGITS.softmax(1)), True),
+        (lambda: F.cross_entropy(LOGITS, F.one_hot(LABELS).float()), False),
+        (lambda: F.cross_entropy(LOGITS, 1 - F.one_hot(LABELS).float()), True),
+        (lambda: F.binary_cross_entropy_with_logits(BINARY, BINARY.sigmoid()), True),
+        (lambda: F.binary_cross_entropy_with_logits(BINARY, (BINARY > 0).float()), False),
+    ],
+    ids=["integer", "soft", "one-hot", "not-one", "soft-binary", "binary"],
+)
+def test_soft_labels_are_told_from_one_hot_ones(loss, expected):
+    with LossProbe() as probe:
+        loss()
+
+    soft = probe.observations[0].has_soft_labels()
+    assert (None if soft is None else bool(soft)) is expected
+
+
+def test_labels_that_are_written_from_data_are_no_made_ones():
+    with LossProbe() as probe:
+        labels = torch.zeros(6, dtype=torch.long)
+        labels[LABELS > 1] = LABELS[LABELS > 1]
+        F.cross_entropy(LOGITS, labels)
+
+    assert len(probe.observations) == 1
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda x, y: x.mul_(2),
+        lambda x, y: x.view(-1).add_(1),
+        lambda x, y: y.__setitem__(0, 3),
+        lambda x, y: F.relu(x, inplace=True),
+        lambda x, y: torch.neg(x, out=x),
+    ],
+    ids=["method", "view", "labels", "argument", "out"],
+)
+def test_what_is_changed_after_the_loss_is_noticed(change):
+    x, y = LOGITS.clone(), LABELS.clone()
+
+    with LossProbe() as probe:
+        F.cross_entropy(x, y)
+        change(x, y)
+
+    assert "changed in place" in probe.choose((x, y), None)
+
+
+def test_the_same_loss_twice_is_one():
+    with LossProbe() as probe:
+        F.cross_entropy(LOGITS, LABELS)
+        F.cross_entropy(LOGITS.view(6, 4), LABELS.clone())
+
+    assert probe.choose((LOGITS, LABELS), None) is probe.observations[0]
+
+
+def test_equal_logits_of_two_heads_are_two_losses():
+    """As those of heads that both start from zero."""
+    with LossProbe() as probe:
+        F.cross_entropy(LOGITS, LABELS)
+        F.cross_entropy(LOGITS.clone(), LABELS)
+
+    assert "2 classification losses" in probe.choose((LOGITS, LABELS), None)
+
+
+def test_the_entry_that_targets_come_from_is_found():
+    x, y, mask = torch.randn(4, 3), torch.tensor([[0, 1], [2, 0], [1, 1], [0, 2]]), torch.ones(4)
+    batch = {"image": x, "label": y, "mask": mask}
+
+    assert entry_of(batch, y.view(-1)) is y
+    assert entry_of(batch, y.float()) is y
+    assert entry_of(batch, y.T.reshape(-1)) is None
+    assert entry_of(batch, y[[1, 0, 2, 3]]) is None
 
 
 def test_the_loss_itself_is_untouched():

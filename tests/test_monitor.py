@@ -5,7 +5,7 @@ import logging
 import numpy as np
 import pytest
 import torch
-from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
+from lightning.pytorch.callbacks import Callback, EarlyStopping, ModelCheckpoint
 from torch import nn
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, TensorDataset
@@ -17,9 +17,9 @@ from torchmetrics.classification import (
 )
 from zoo import CLASSES, Classifier, make_loader
 
-from lightning_mixup import CalibrationMonitor, MixupCallback
+from lightning_mixup import CalibrationMonitor, MixupCallback, classification_metrics
 
-FIGURES = ("accuracy", "ece", "confidence_gap", "nll")
+FIGURES = ("accuracy", "ece", "confidence_gap", "nll", "brier")
 
 
 class Echo(Classifier):
@@ -190,6 +190,25 @@ def test_validate_and_test_alone(make_trainer, stage):
     assert {f"{prefix}_{figure}" for figure in FIGURES} <= set(logged)
 
 
+@pytest.mark.parametrize(
+    "settings",
+    [{"num_sanity_val_steps": 2}, {"val_check_interval": 0.5}, {"limit_val_batches": 1}],
+    ids=str,
+)
+def test_figures_are_those_of_the_last_validation(make_trainer, settings):
+    trainer = make_trainer(callbacks=[MixupCallback()], max_epochs=2, **settings)
+    module = Classifier()
+
+    trainer.fit(module, make_loader(), make_loader())
+
+    logged = dict(trainer.callback_metrics)
+    limit = {key: value for key, value in settings.items() if "limit" in key}
+    again = make_trainer(callbacks=[MixupCallback()], **limit)
+    again.validate(module, make_loader(), verbose=False)
+    for figure in FIGURES:
+        assert logged[f"val_{figure}"] == again.callback_metrics[f"val_{figure}"]
+
+
 def test_several_loaders_have_lightnings_suffixes(make_trainer):
     class TwoLoaders(Echo):
         def validation_step(self, batch, batch_idx, dataloader_idx=0):
@@ -269,6 +288,60 @@ def test_torchmetrics_are_logged_beside(make_trainer, metrics, key):
     assert logged["val_ece"] > 0
 
 
+@pytest.mark.parametrize("is_binary", [False, True], ids=["classes", "binary"])
+def test_one_word_makes_metrics_of_as_many_classes_as_there_are(make_trainer, is_binary):
+    monitor = CalibrationMonitor(classification_metrics)
+    x, y = 2 * torch.randn(500, 1), torch.randint(2, (500,))
+    data, module = ((x, y), BinaryEcho()) if is_binary else (logits_and_labels(1.0), Echo())
+
+    logged = validate(make_trainer, *data, monitor=monitor, module=module)
+
+    kind = "Binary" if is_binary else "Multiclass"
+    theirs = classification_metrics(1 if is_binary else CLASSES)
+    expected = theirs(x.sigmoid()[:, 0] if is_binary else data[0].softmax(1), data[1])
+    assert logged[f"val_{kind}Accuracy"] == expected[f"{kind}Accuracy"] == logged["val_accuracy"]
+    torch.testing.assert_close(
+        logged[f"val_{kind}CalibrationError"], expected[f"{kind}CalibrationError"]
+    )
+
+
+def test_metrics_get_no_sample_that_the_loss_ignores(make_trainer):
+    logits, labels = logits_and_labels(2.0)
+    monitor = CalibrationMonitor(classification_metrics)
+
+    logged = validate(make_trainer, logits, labels, module=OwnCriterion(), monitor=monitor)
+
+    torch.testing.assert_close(logged["val_MulticlassAccuracy"], logged["val_accuracy"])
+    torch.testing.assert_close(
+        logged["val_MulticlassCalibrationError"], logged["val_ece"], rtol=0, atol=5e-6
+    )
+
+
+@pytest.mark.parametrize(
+    ("metrics", "words"),
+    [
+        (
+            lambda classes: classes,
+            r"metrics\(num_classes\) returned 5, which is not of torchmetrics",
+        ),
+        (
+            lambda classes: MulticlassAccuracy(classes, average="none"),
+            r"of shape \(5,\), but only",
+        ),
+        (lambda classes: MetricCollection({"ece": MulticlassAccuracy(classes)}), "figure of ours"),
+    ],
+    ids=["no-metric", "vector", "name"],
+)
+def test_metrics_that_cannot_be_logged_are_refused_in_words(make_trainer, metrics, words):
+    with pytest.raises((TypeError, ValueError), match=words):
+        validate(make_trainer, *logits_and_labels(1.0), monitor=CalibrationMonitor(metrics))
+
+
+def test_a_metric_can_not_take_the_name_of_a_figure_of_ours():
+    with pytest.raises(ValueError, match=r"metrics holds 'nll'.*'tm_nll'"):
+        CalibrationMonitor(MetricCollection({"nll": MulticlassAccuracy(CLASSES)}))
+
+
 def test_the_metrics_that_were_given_are_never_updated(make_trainer):
     metric = MulticlassAccuracy(CLASSES)
 
@@ -313,34 +386,26 @@ class SquaredError(Classifier):
         return F.mse_loss(prediction[:, 0], y.float())
 
 
-class SoftTargets(Classifier):
-    def loss(self, logits, y):
-        return F.cross_entropy(logits, F.one_hot(y, CLASSES) * 0.9 + 0.02)
+@pytest.mark.parametrize("calibration", ["mine", "the trainer's"])
+def test_who_asks_for_figures_gets_an_error_where_there_are_none(make_trainer, calibration):
+    monitor = CalibrationMonitor()
+    mine = calibration == "mine"
+    callbacks = [MixupCallback(calibration=monitor) if mine else monitor]
+
+    module = SquaredError()
+    with pytest.raises(RuntimeError, match=r"mse_loss is not a loss of classes.*logits_fn="):
+        make_trainer(callbacks=callbacks).fit(module, make_loader(), make_loader())
+
+    assert {"validation_step", "log", "training_step"}.isdisjoint(vars(module))
 
 
-class MultiLabel(Classifier):
-    def loss(self, logits, y):
-        return F.binary_cross_entropy_with_logits(logits, F.one_hot(y, CLASSES).float())
+def test_mixup_itself_warns_once_in_a_run(make_trainer):
+    trainer = make_trainer(callbacks=[MixupCallback()], max_epochs=2)
 
+    with pytest.warns(UserWarning, match=r"there is no val_ece.*mse_loss") as warned:
+        trainer.fit(SquaredError(), make_loader(), make_loader())
 
-@pytest.mark.parametrize(
-    ("module", "reason"),
-    [
-        (Silent, "no loss was seen in it"),
-        (SquaredError, "mse_loss is not a loss of classes"),
-        (SoftTargets, "the targets of cross_entropy are soft"),
-        (MultiLabel, "the targets of binary_cross_entropy_with_logits are multi-label"),
-    ],
-)
-def test_a_step_that_cannot_be_read_gets_one_line(make_trainer, caplog, module, reason):
-    caplog.set_level(logging.INFO)
-    trainer = make_trainer(callbacks=[CalibrationMonitor()], max_epochs=2)
-
-    trainer.fit(module(), make_loader(), make_loader())
-
-    (line,) = [message for message in caplog.messages if "CalibrationMonitor" in message]
-    assert reason in line
-    assert "logits_fn=" in line
+    assert len([each for each in warned if "CalibrationMonitor" in str(each.message)]) == 1
     assert "val_ece" not in trainer.callback_metrics
 
 
@@ -353,20 +418,36 @@ def test_logits_fn_names_them(make_trainer):
     assert trainer.callback_metrics["val_ece"] > 0
 
 
-def test_of_several_losses_the_first_is_taken_and_said(make_trainer, caplog):
-    class TwoHeads(Echo):
-        def loss(self, logits, y):
-            return F.cross_entropy(logits, y) + F.cross_entropy(-logits[:, :3], y % 3)
+@pytest.mark.parametrize("returned", [None, torch.ones(3), (torch.ones(3, 2), [0, 1, 0])], ids=str)
+def test_logits_fn_must_return_two_tensors(make_trainer, returned):
+    monitor = CalibrationMonitor(logits_fn=lambda *_: returned)
 
-    caplog.set_level(logging.INFO)
+    with pytest.raises(TypeError, match=r"logits_fn returned .*Return \(logits, target\)"):
+        validate(make_trainer, *logits_and_labels(1.0), monitor=monitor)
+
+
+def test_samples_that_are_not_finite_are_left_out_with_one_warning(make_trainer):
     logits, labels = logits_and_labels(1.0)
+    broken = logits.clone()
+    broken[3], broken[700, 1] = torch.nan, torch.inf
+    monitor = CalibrationMonitor(classification_metrics)
 
-    logged = validate(make_trainer, logits, labels, module=TwoHeads())
+    with pytest.warns(
+        UserWarning, match="2 of 2000 samples of val have NaN or infinite"
+    ) as warned:
+        logged = validate(make_trainer, broken, labels, monitor=monitor)
 
-    expected = validate(make_trainer, logits, labels)
-    assert logged["val_ece"] == expected["val_ece"]
-    (line,) = [message for message in caplog.messages if "2 classification losses" in message]
-    assert "(64, 5), (64, 3)" in line
+    fine = torch.ones(2000, dtype=torch.bool)
+    fine[[3, 700]] = False
+    expected = validate(
+        make_trainer,
+        logits[fine],
+        labels[fine],
+        monitor=CalibrationMonitor(classification_metrics),
+    )
+    assert len([each for each in warned if "CalibrationMonitor" in str(each.message)]) == 1
+    for key in set(expected) - {"val_loss"}:  # which is the module's own
+        torch.testing.assert_close(logged[key], expected[key], rtol=0, atol=1e-6)
 
 
 def test_without_a_validation_loader_one_line_says_why(make_trainer, caplog):
@@ -379,6 +460,11 @@ def test_without_a_validation_loader_one_line_says_why(make_trainer, caplog):
 
 
 # Company.
+
+
+class Silenced(Echo):
+    def validation_step(self, batch, batch_idx):
+        self.loss(self(batch[0]), batch[1])
 
 
 class LogsNothing(Classifier):
@@ -400,6 +486,40 @@ def test_runs_in_lightnings_other_modes(make_trainer, settings):
     trainer.fit(LogsNothing(), make_loader(), make_loader())
 
     assert trainer.state.finished
+
+
+@pytest.mark.parametrize("when", ["on_validation_batch_start", "on_validation_batch_end"])
+@pytest.mark.parametrize("is_first", [True, False], ids=["before-ours", "after-ours"])
+def test_steps_that_another_callback_runs_do_not_count(make_trainer, when, is_first):
+    """As one that asks how the model does on noisy copies of the batch."""
+    logits, labels = logits_and_labels(1.0)
+    noisy = Callback()
+    place = 0 if "start" in when else 1  # behind the outputs
+
+    def run_step(trainer, module, *rest):
+        batch = rest[place]
+        module.validation_step([-batch[0], batch[1]], 0)
+
+    setattr(noisy, when, run_step)
+    ours = CalibrationMonitor()
+    trainer = make_trainer(callbacks=[noisy, ours] if is_first else [ours, noisy])
+    loader = DataLoader(TensorDataset(logits, labels), batch_size=64)
+
+    trainer.validate(Silenced(), loader, verbose=False)
+
+    expected = validate(make_trainer, logits, labels)
+    assert trainer.callback_metrics["val_accuracy"] == expected["val_accuracy"]
+
+
+def test_two_monitors_of_other_prefixes_log_the_same(make_trainer):
+    callbacks = [CalibrationMonitor(prefix="a_"), CalibrationMonitor(prefix="b_")]
+    trainer = make_trainer(callbacks=callbacks)
+
+    trainer.fit(Classifier(), make_loader(), make_loader())
+
+    logged = trainer.callback_metrics
+    for figure in FIGURES:
+        assert logged[f"a_val_{figure}"] == logged[f"b_val_{figure}"]
 
 
 @pytest.mark.parametrize("precision", ["bf16-mixed", "64-true"])

@@ -8,8 +8,8 @@ import torch
 from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 
-from lightning_mixup.calibration import ReliabilityBins
 from lightning_mixup.plot import reliability_diagram
+from lightning_mixup.reliability import ReliabilityBins
 
 OVER, UNDER = "over-confident", "under-confident"
 

@@ -3,6 +3,7 @@
 - A ``python`` block runs by itself, in an empty folder.
 - A ``diff`` block is a plain Lightning script and ours. Both run, on a `model`, a `train_loader`
   and a `val_loader` that are given.
+- The blocks of docs/calibration.md are given these as well, as they are about a model.
 - The commands of an ``sh`` or ``bash`` block are known: make targets and files exist, extras too.
 """
 
@@ -17,10 +18,17 @@ from torch.nn.functional import cross_entropy
 from torch.utils.data import DataLoader, TensorDataset
 
 ROOT = Path(__file__).parents[1]
-PAGES = "".join(
-    path.read_text("utf-8") for path in [ROOT / "README.md", *sorted(ROOT.glob("docs/*.md"))]
+ABOUT_A_MODEL = ROOT / "docs" / "calibration.md"
+OTHERS = [ROOT / "README.md", *sorted({*ROOT.glob("docs/*.md")} - {ABOUT_A_MODEL})]
+
+BLOCKS, PAGE_BLOCKS = (
+    re.findall(
+        r"^```(\w+)\n(.*?)^```$",
+        "".join(page.read_text("utf-8") for page in pages),
+        re.MULTILINE | re.DOTALL,
+    )
+    for pages in (OTHERS, [ABOUT_A_MODEL])
 )
-BLOCKS = re.findall(r"^```(\w+)\n(.*?)^```$", PAGES, re.MULTILINE | re.DOTALL)
 TARGETS = set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text("utf-8"), re.MULTILINE))
 # A loader without workers and few steps between logs: Lightning's advice, not the reader's matter.
 quietly = pytest.mark.filterwarnings(
@@ -65,6 +73,16 @@ class Classifier(LightningModule):
         return torch.optim.SGD(self.parameters(), lr=0.1)
 
 
+def model_and_data():
+    """Returns what a block is given, by name."""
+    data = TensorDataset(torch.randn(8, 4), torch.arange(8) % 3)
+    return {
+        "model": Classifier(),
+        "train_loader": DataLoader(data, batch_size=4),
+        "val_loader": DataLoader(data, batch_size=4),
+    }
+
+
 @pytest.mark.parametrize("language", ["python", "diff", "sh|bash"])
 def test_shows_code_in_each_form(language):
     """Else the tests below would have nothing to run, and pass."""
@@ -80,17 +98,26 @@ def test_python_runs_as_printed(block, monkeypatch, tmp_path):
 
 
 @quietly
+@pytest.mark.parametrize("number", range(len(PAGE_BLOCKS)))
+def test_the_page_on_calibration_runs_as_printed(number, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    _, block = PAGE_BLOCKS[number]
+    given = model_and_data()
+
+    exec(compile(block, "calibration.md", "exec"), given)
+
+    for key in re.findall(r"# logs (\w+)(?: and (\w+))?", block):
+        assert set(filter(None, key)) <= set(given["trainer"].callback_metrics)
+    assert given["trainer"].state.finished
+
+
+@quietly
 @pytest.mark.parametrize("side", ["-", "+"], ids=["before", "after"])
 @pytest.mark.parametrize("block", blocks("diff"))
 def test_both_sides_of_the_diff_run(block, side, monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     lines = [line for line in block.splitlines() if line[:1] in {side, " "}]
-    data = TensorDataset(torch.randn(8, 4), torch.arange(8) % 3)
-    given = {
-        "model": Classifier(),
-        "train_loader": DataLoader(data, batch_size=4),
-        "val_loader": DataLoader(data, batch_size=4),
-    }
+    given = model_and_data()
 
     script = "\n".join(line[2:] for line in lines)
     exec(compile(script, "README.md", "exec"), given)

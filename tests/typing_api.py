@@ -15,6 +15,7 @@ from lightning_mixup import (
     Mixup,
     MixupCallback,
     ReliabilityBins,
+    classification_metrics,
     merge,
     reliability_diagram,
 )
@@ -30,8 +31,9 @@ target: MixedTarget = MixedTarget([y, y], torch.tensor([0.5, 0.5]))
 candidates: tuple[Tensor, ...] = target.candidates
 plain: Tensor = merge(target)
 
-metrics = MetricCollection({"accuracy": MulticlassAccuracy(num_classes=3)})
+metrics = MetricCollection({"macro": MulticlassAccuracy(num_classes=3)})
 monitor = CalibrationMonitor(metrics, prefix="clean_", logits_fn=logits_of)
+factory = CalibrationMonitor(classification_metrics)
 callback = MixupCallback(recipe=recipe, prob=0.5, inputs=["a", "b.c"], targets=1, seed=1)
 Trainer(callbacks=[MixupCallback(0.2, calibration=monitor, targets=None), callback])
 if callback.mix is not None:
