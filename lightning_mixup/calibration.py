@@ -48,6 +48,7 @@ class _Statistics(Metric):
     is_differentiable = False
     _sums: Tensor  # int64: a column of K + 2 without and with the event, one of confidence, totals
     _waiting: list[list[Tensor]]  # of each batch not counted yet, what was measured and is ignored
+    _room: int  # how many more samples may wait
     edges: Tensor  # (K,) int32, the bits of float32 upper edges
 
     def __init__(
@@ -153,20 +154,22 @@ class _Statistics(Metric):
 
     @sums.setter
     def sums(self, value: Tensor) -> None:
-        self._sums, self._waiting = value, []
+        self._sums, self._waiting, self._room = value, [], _PATIENCE
 
     def _add(self, measured: _Measured, ignored: Tensor | None) -> None:
         """Adds samples, now or, as small batches are cheaper to count together, later."""
         left_out = torch.zeros_like(measured.hit) if ignored is None else ignored
         self._waiting.append([part.flatten() for part in (*measured, left_out)])
-        if sum(len(parts[0]) for parts in self._waiting) >= _PATIENCE:
+        self._room -= left_out.numel()
+        if self._room <= 0:
             self._count_waiting()
 
     def _count_waiting(self) -> None:
         """Counts samples. Asks for no value, and for no shape that depends on one."""
         if not self._waiting:
             return
-        columns, self._waiting = zip(*self._waiting, strict=True), []
+        columns = zip(*self._waiting, strict=True)
+        self._waiting, self._room = [], _PATIENCE
         parts = (column[0] if len(column) == 1 else torch.cat(column) for column in columns)
         confidence, event, hit, nll, brier, ignored = parts
         width = self.n_cells + 2
@@ -265,6 +268,8 @@ class CalibrationStatistics(_Statistics):
         if scores.ndim == 1 and target.ndim == 0:
             scores, target = scores[None], target[None]
         _check_batch(scores, target, name)
+        if scores.ndim > 2:  # a row for each sample, whose sums depend on no row beside it
+            scores, target = scores.movedim(1, -1).reshape(-1, scores.shape[1]), target.flatten()
         ignored = self._ignored(target)
         target, stray = _labels(target, ignored, scores.shape[1])
         if probabilities is None:
