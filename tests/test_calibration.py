@@ -24,9 +24,9 @@ from lightning_mixup.calibration import (
     BinaryCalibrationStatistics,
     CalibrationStatistics,
     _find_cell,
-    _measure,
 )
 from lightning_mixup.reliability import ReliabilityBins
+from lightning_mixup.samples import measure
 
 USUAL_BINS = (1, 10, 12, 15, 20, 25, 30, 50, 100)
 OTHER_BINS = (2, 7, 13, 37, 64, 999, 4001, 6000)
@@ -510,6 +510,22 @@ def test_binary_probabilities_are_taken_as_they_are():
     assert_close(statistics.compute()["ece"].float(), theirs, rtol=0, atol=5e-6)
 
 
+@pytest.mark.parametrize("statistics", [CalibrationStatistics, BinaryCalibrationStatistics])
+@pytest.mark.parametrize("name", ["logits", "probabilities"])
+def test_what_was_given_may_be_written_to_afterwards(statistics, name):
+    """As a loop does that fills the same tensors again and again."""
+    scores = torch.rand(40, 2).softmax(1)
+    target = torch.randint(2, (40,) if statistics is CalibrationStatistics else (40, 2))
+    kept, reused = statistics(ignore_index=-1), statistics(ignore_index=-1)
+    kept.update(**{name: scores.clone(), "target": target.clone()})
+
+    reused.update(**{name: scores, "target": target})
+    scores.fill_(0.5)
+    target.fill_(-1)
+
+    assert_same_figures(reused, kept)
+
+
 @pytest.mark.parametrize(
     ("given", "error", "message"),
     [
@@ -751,10 +767,10 @@ def test_nothing_leaves_the_device():
 def test_where_labels_cannot_be_checked_a_stray_one_is_wrong_with_infinite_nll():
     stray = torch.tensor([True, True])
 
-    measured = _measure(torch.zeros(2, 3), torch.ones(2, 3) / 3, torch.tensor([0, 2]), stray)
+    one = measure(torch.zeros(2, 3), torch.ones(2, 3) / 3, torch.tensor([0, 2]), stray)
 
-    assert not measured.hit.any()
-    assert (measured.nll == torch.inf).all()
+    assert not one.hit.any()
+    assert (one.nll == torch.inf).all()
 
 
 # Errors.
