@@ -8,14 +8,23 @@ draws. Shapes: N samples, C classes, K cells, ``*`` any trailing dimensions.
 from __future__ import annotations
 
 import math
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn.functional import softplus
 from torchmetrics import Metric
 
 from lightning_mixup.reliability import ReliabilityBins
+from lightning_mixup.samples import (
+    Measured,
+    check_batch,
+    check_dtypes,
+    check_probabilities,
+    given_scores,
+    known_labels,
+    measure,
+    measure_binary,
+)
 
 __all__ = ["BinaryCalibrationStatistics", "CalibrationStatistics"]
 
@@ -31,16 +40,6 @@ _PATIENCE = 4096
 _TOTALS = 5  # Brier score, nll behind the point, nll before it, endless ones, hits
 
 
-class _Measured(NamedTuple):
-    """What is counted of samples; all of shape (N, *)."""
-
-    confidence: Tensor  # float
-    event: Tensor  # bool, what the confidence is the probability of
-    hit: Tensor  # bool, whether the predicted class is the target
-    nll: Tensor  # float, NaN where there are no probabilities
-    brier: Tensor  # float
-
-
 class _Statistics(Metric):
     """The counts, and the figures on them; how samples are measured is its subclasses' part."""
 
@@ -48,6 +47,7 @@ class _Statistics(Metric):
     is_differentiable = False
     _sums: Tensor  # int64: a column of K + 2 without and with the event, one of confidence, totals
     _waiting: list[list[Tensor]]  # of each batch not counted yet, what was measured and is ignored
+    _room: int  # how many more samples may wait
     edges: Tensor  # (K,) int32, the bits of float32 upper edges
 
     def __init__(
@@ -153,22 +153,25 @@ class _Statistics(Metric):
 
     @sums.setter
     def sums(self, value: Tensor) -> None:
-        self._sums, self._waiting = value, []
+        self._sums, self._waiting, self._room = value, [], _PATIENCE
 
-    def _add(self, measured: _Measured, ignored: Tensor | None) -> None:
+    def _add(self, measured: Measured, ignored: Tensor | None) -> None:
         """Adds samples, now or, as small batches are cheaper to count together, later."""
         left_out = torch.zeros_like(measured.hit) if ignored is None else ignored
         self._waiting.append([part.flatten() for part in (*measured, left_out)])
-        if sum(len(parts[0]) for parts in self._waiting) >= _PATIENCE:
+        self._room -= left_out.numel()
+        if self._room <= 0:
             self._count_waiting()
 
     def _count_waiting(self) -> None:
         """Counts samples. Asks for no value, and for no shape that depends on one."""
         if not self._waiting:
             return
-        columns, self._waiting = zip(*self._waiting, strict=True), []
+        columns = zip(*self._waiting, strict=True)
+        self._waiting, self._room = [], _PATIENCE
         parts = (column[0] if len(column) == 1 else torch.cat(column) for column in columns)
-        confidence, event, hit, nll, brier, ignored = parts
+        device = self._sums.device  # perhaps the CPU, for samples of a device without float64
+        confidence, event, hit, nll, brier, ignored = (part.to(device) for part in parts)
         width = self.n_cells + 2
         cell = _find_cell(confidence, self.edges)  # of a NaN, the one after the last
         cell.masked_fill_(ignored, width - 1)
@@ -261,17 +264,19 @@ class CalibrationStatistics(_Statistics):
                 as asking would make other devices wait; there, such a label counts as wrong, with
                 an infinite nll.
         """
-        scores, target, name = _given(logits, target, probabilities)
+        scores, target, name = given_scores(logits, target, probabilities)
         if scores.ndim == 1 and target.ndim == 0:
             scores, target = scores[None], target[None]
-        _check_batch(scores, target, name)
+        check_batch(scores, target, name)
+        if scores.ndim > 2:  # a row for each sample, whose sums depend on no row beside it
+            scores, target = scores.movedim(1, -1).reshape(-1, scores.shape[1]), target.flatten()
         ignored = self._ignored(target)
-        target, stray = _labels(target, ignored, scores.shape[1])
+        target, stray = known_labels(target, ignored, scores.shape[1])
         if probabilities is None:
-            self._add(_measure(scores, scores.softmax(1), target, stray), ignored)
+            self._add(measure(scores, scores.softmax(1), target, stray), ignored)
         else:
-            _check_probabilities(scores, total=scores.sum(1))
-            self._add(_measure(scores.log(), scores, target, stray), ignored)
+            check_probabilities(scores, total=scores.sum(1))
+            self._add(measure(scores.log(), scores, target, stray), ignored)
 
 
 class BinaryCalibrationStatistics(_Statistics):
@@ -325,8 +330,8 @@ class BinaryCalibrationStatistics(_Statistics):
             ValueError: If shapes disagree, if a label is neither 0 nor 1, or if probabilities are
                 none. The last two are checked on the CPU only.
         """
-        scores, target, name = _given(logits, target, probabilities)
-        _check_dtypes(scores, target, name)
+        scores, target, name = given_scores(logits, target, probabilities)
+        check_dtypes(scores, target, name)
         if scores.shape != target.shape:
             raise ValueError(
                 f"`{name}` of shape {tuple(scores.shape)} and `target` of shape "
@@ -334,34 +339,13 @@ class BinaryCalibrationStatistics(_Statistics):
                 f"Reshape one, for example with `{name}.squeeze(1)`."
             )
         ignored = self._ignored(target)
-        target, _ = _labels(target, ignored, 2)
+        target, _ = known_labels(target, ignored, 2)
         if probabilities is None:
-            self._add(_measure_binary(scores, scores.sigmoid(), target), ignored)
+            self._add(measure_binary(scores, scores.sigmoid(), target), ignored)
         else:
-            _check_probabilities(scores)
-            self._add(_measure_binary(scores.logit(), scores, target), ignored)
-
-
-def _measure(
-    logits: Tensor, probabilities: Tensor, target: Tensor, stray: Tensor | None
-) -> _Measured:
-    top, prediction = logits.max(1)
-    confidence = probabilities.amax(1)
-    own = logits.gather(1, target.unsqueeze(1)).squeeze(1)
-    hit = prediction == target
-    if stray is not None:
-        own, hit = own.masked_fill(stray, -math.inf), hit.masked_fill(stray, False)  # noqa: FBT003
-    # -log softmax(own) = top - own - log softmax(top), without a second softmax.
-    nll = top - own - confidence.log()
-    brier = torch.sub(probabilities.square().sum(1) + 1, torch.exp(-nll), alpha=2)
-    return _Measured(confidence, hit, hit, nll, brier)
-
-
-def _measure_binary(logits: Tensor, probabilities: Tensor, target: Tensor) -> _Measured:
-    event = target == 1
-    nll = softplus(torch.where(event, -logits, logits))
-    brier = (probabilities - event.to(probabilities)).square()
-    return _Measured(probabilities, event, (logits > 0) == event, nll, brier)
+            check_probabilities(scores)
+            # What waits to be counted must not change with what was given.
+            self._add(measure_binary(scores.logit(), scores.clone(), target), ignored)
 
 
 def _make_edges(n_bins: int, n_cells: int) -> Tensor:
@@ -381,89 +365,3 @@ def _find_cell(confidence: Tensor, edges: Tensor) -> Tensor:
     # Right or one too low, then put right. Ten times as fast as `bucketize` on many.
     guess = (confidence * len(edges) - 0.01).nan_to_num_(0).long()
     return (guess + (confidence >= edges.take(guess))).masked_fill_(confidence.isnan(), len(edges))
-
-
-def _given(
-    logits: Tensor | None, target: Tensor | None, probabilities: Tensor | None
-) -> tuple[Tensor, Tensor, str]:
-    """Returns the scores, at least in float32, the target, and the scores' name.
-
-    Raises:
-        TypeError: Unless there is one of both.
-    """
-    name = "logits" if probabilities is None else "probabilities"
-    scores = logits if probabilities is None else probabilities
-    if scores is None or target is None or (logits is not None and probabilities is not None):
-        raise TypeError(
-            "update() takes a target, and either logits or probabilities. "
-            "Write `update(logits, target)` or `update(probabilities=p, target=target)`."
-        )
-    if scores.is_floating_point() and scores.element_size() < 4:
-        scores = scores.float()
-    return scores.detach(), target, name
-
-
-def _check_dtypes(scores: Tensor, target: Tensor, name: str) -> None:
-    if not scores.is_floating_point():
-        raise TypeError(
-            f"`{name}` have dtype {scores.dtype}, but must be floating-point. "
-            "Pass the scores that go into the softmax, not the predicted classes."
-        )
-    if target.is_floating_point():
-        raise TypeError(
-            f"`target` has dtype {target.dtype}, but must hold integer class indices. "
-            "Pass `target.argmax(1)` for one-hot labels; soft labels have no single class."
-        )
-
-
-def _check_batch(scores: Tensor, target: Tensor, name: str) -> None:
-    _check_dtypes(scores, target, name)
-    if scores.ndim < 2 or scores.shape[:1] + scores.shape[2:] != target.shape:
-        raise ValueError(
-            f"`{name}` of shape {tuple(scores.shape)} and `target` of shape "
-            f"{tuple(target.shape)} do not fit: they must be (N, C, *) and (N, *). "
-            f"Move the classes to dimension 1, for example with `{name}.movedim(-1, 1)`."
-        )
-    if scores.shape[1] < 2:
-        raise ValueError(
-            f"`{name}` of shape {tuple(scores.shape)} have one class, of which every model is "
-            "certain. Pass `torch.cat([torch.zeros_like(z), z], 1)` for binary logits `z`."
-        )
-
-
-def _labels(target: Tensor, ignored: Tensor | None, classes: int) -> tuple[Tensor, Tensor | None]:
-    """Returns labels as int64, all of them classes, and where they were not, if it can be.
-
-    Raises:
-        ValueError: If one is not, on the CPU.
-    """
-    target = target.long()
-    if target.device.type != "cpu":
-        known = target.clamp(0, classes - 1)
-        return known, known != target
-    if ignored is not None:
-        target = target.masked_fill(ignored, 0)
-    lowest, highest = (label.item() for label in target.aminmax()) if target.numel() else (0, 0)
-    if lowest < 0 or highest >= classes:
-        raise ValueError(
-            f"`target` holds the label {lowest if lowest < 0 else highest}, but there are "
-            f"{classes} classes, so labels run from 0 to {classes - 1}. "
-            "Set `ignore_index` to leave a label out."
-        )
-    return target, None
-
-
-def _check_probabilities(probabilities: Tensor, total: Tensor | None = None) -> None:
-    if probabilities.device.type != "cpu":
-        return
-    stray = (probabilities < 0) | (probabilities > 1 + 1e-3)
-    if stray.any():
-        raise ValueError(
-            f"`probabilities` hold {probabilities[stray][0].item():g}, but must be from 0 to 1. "
-            "Pass logits as `update(logits, target)`."
-        )
-    if total is not None and ((total - 1).abs() > 1e-2).any():
-        raise ValueError(
-            f"`probabilities` sum to {total[(total - 1).abs() > 1e-2][0].item():g}, but must sum "
-            "to 1 over dimension 1. Pass what a softmax returned."
-        )

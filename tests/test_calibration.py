@@ -2,17 +2,34 @@
 
 import copy
 import pickle
+from datetime import timedelta
 
 import pytest
 import torch
-from torch.nn.functional import cross_entropy, one_hot
+from torch.nn.functional import (
+    binary_cross_entropy_with_logits,
+    cross_entropy,
+    nll_loss,
+    one_hot,
+)
 from torch.testing import assert_close
-from torchmetrics.classification import MulticlassAccuracy, MulticlassCalibrationError
+from torchmetrics import MetricCollection
+from torchmetrics.classification import (
+    BinaryCalibrationError,
+    MulticlassAccuracy,
+    MulticlassCalibrationError,
+)
 
-from lightning_mixup.calibration import CalibrationStatistics, _measure
+from lightning_mixup.calibration import (
+    BinaryCalibrationStatistics,
+    CalibrationStatistics,
+    _find_cell,
+)
 from lightning_mixup.reliability import ReliabilityBins
+from lightning_mixup.samples import measure
 
 USUAL_BINS = (1, 10, 12, 15, 20, 25, 30, 50, 100)
+OTHER_BINS = (2, 7, 13, 37, 64, 999, 4001, 6000)
 # What the true logits are multiplied by: a model that believes them too little, well, too much.
 SCALES = pytest.mark.parametrize("scale", [0.4, 1.0, 3.0], ids=["under", "calibrated", "over"])
 
@@ -52,8 +69,9 @@ def exact_ece(logits, target, n_bins=15):
     return torch.tensor(ece, dtype=torch.float64)
 
 
-def assert_same_figures(actual, expected, atol=1e-12):
-    assert_close(actual.compute(), expected.compute(), rtol=0, atol=atol, equal_nan=True)
+def assert_same_figures(actual, expected):
+    """To the last bit."""
+    assert_close(actual.compute(), expected.compute(), rtol=0, atol=0, equal_nan=True)
 
 
 # Laws.
@@ -105,13 +123,62 @@ def test_order_does_not_matter():
     assert_same_figures(measured(logits[order], target[order], 64), measured(logits, target, 64))
 
 
+@pytest.mark.parametrize("shape", [(300, 2), (300, 1000), (9, 5, 7, 9), (9, 21, 64)], ids=str)
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32, torch.float64], ids=str)
+def test_no_split_and_no_order_changes_a_bit(shape, dtype):
+    logits = (4 * torch.randn(shape)).to(dtype)
+    target = torch.randint(shape[1], shape[:1] + shape[2:])
+    logits[0] = torch.nan
+    order = torch.randperm(len(target))
+
+    shuffled = [measured(logits[order], target[order], size) for size in (1, 3, 7)]
+
+    whole = measured(logits, target)
+    for split in shuffled:
+        assert torch.equal(split.sums, whole.sums)
+        assert_same_figures(split, whole)
+
+
+def count_in_process(rank, folder):
+    """Counts every other sample, in batches of a size of its own, and pools."""
+    torch.distributed.init_process_group(
+        "gloo",
+        init_method=f"file://{folder}/meeting",
+        rank=rank,
+        world_size=2,
+        timeout=timedelta(minutes=1),
+    )
+    logits, target = torch.load(folder / "samples.pt")
+    batch_size = (32, 300)[rank]
+    figures = measured(logits[rank::2], target[rank::2], batch_size, ignore_index=3).compute()
+    torch.save(figures, folder / f"{rank}.pt")
+    torch.distributed.destroy_process_group()
+
+
+def test_two_processes_give_the_figures_of_one(tmp_path):
+    logits, target = draw(1001)
+    logits[5] = torch.nan
+    torch.save((logits, target), tmp_path / "samples.pt")
+    expected = measured(logits, target, ignore_index=3).compute()
+
+    other = torch.multiprocessing.get_context("spawn").Process(
+        target=count_in_process, args=(1, tmp_path)
+    )
+    other.start()
+    count_in_process(0, tmp_path)
+    other.join()
+
+    for rank in (0, 1):
+        assert_close(torch.load(tmp_path / f"{rank}.pt"), expected, rtol=0, atol=0)
+
+
 def test_a_constant_per_sample_does_not_matter():
     """So log-probabilities may be given for logits."""
     logits, target = draw()
 
-    shifted = measured(logits.double().log_softmax(1) - 5, target)
+    shifted = measured(logits.double().log_softmax(1) - 5, target).compute()
 
-    assert_same_figures(shifted, measured(logits.double(), target))
+    assert_close(shifted, measured(logits.double(), target).compute(), rtol=0, atol=1e-8)
 
 
 def test_a_calibrated_model_has_no_gap_and_little_error():
@@ -161,11 +228,16 @@ def test_nothing_given_is_modified_and_nothing_remembers_a_gradient():
     assert not statistics.sums.requires_grad
 
 
-def test_memory_does_not_grow_with_the_data():
-    few, many = measured(*draw(10), batch_size=1), measured(*draw(1000), batch_size=1)
+@pytest.mark.parametrize("batch_size", [1, 100, 4095, 10_000])
+def test_memory_does_not_grow_with_the_data(batch_size):
+    """Neither counted samples nor those that wait to be."""
+    logits, target = draw(10_000, classes=3)
 
-    assert few.sums.shape == many.sums.shape
-    assert few.sums.nbytes < 150_000
+    statistics = measured(logits, target, batch_size)
+
+    assert sum(part.nbytes for parts in statistics._waiting for part in parts) < 150_000
+    assert statistics.sums.nbytes < 150_000
+    assert not statistics._waiting
 
 
 # Independent oracles.
@@ -184,8 +256,26 @@ def test_equals_torchmetrics(scale, batch_size):
     assert figures["accuracy"].float() == accuracy
 
 
+NORMS = pytest.mark.parametrize(
+    ("norm", "figure"), [("l1", "ece"), ("l2", "rmsce"), ("max", "mce")], ids=["l1", "l2", "max"]
+)
+
+
 @SCALES
-@pytest.mark.parametrize("n_bins", USUAL_BINS)
+@NORMS
+@pytest.mark.parametrize("n_bins", [1, 7, 10, 15, 64])
+def test_equals_each_norm_of_torchmetrics(scale, norm, figure, n_bins):
+    logits, target = draw(2000, scale=scale)
+    metric = MulticlassCalibrationError(10, n_bins=n_bins, norm=norm)
+
+    figures = measured(logits, target, n_bins=n_bins).compute()
+
+    theirs = torchmetrics_figure(metric, logits, target)
+    assert_close(figures[figure].float(), theirs, rtol=0, atol=5e-6)
+
+
+@SCALES
+@pytest.mark.parametrize("n_bins", USUAL_BINS + OTHER_BINS)
 def test_equals_the_exact_sum(scale, n_bins):
     logits, target = draw(scale=scale)
 
@@ -194,18 +284,18 @@ def test_equals_the_exact_sum(scale, n_bins):
     assert_close(figures["ece"], exact_ece(logits, target, n_bins), rtol=0, atol=1e-12)
 
 
-@pytest.mark.parametrize("n_bins", USUAL_BINS)
+@pytest.mark.parametrize("n_bins", USUAL_BINS + OTHER_BINS)
 def test_bins_are_those_of_torchmetrics_to_the_last_bit(n_bins):
     """Confidences on every edge, and next to it on both sides, fall where torchmetrics' do."""
     edges = torch.linspace(0, 1, n_bins + 1)[1:]
     below, above = edges.nextafter(torch.tensor(0.0)), edges.nextafter(torch.tensor(2.0))
     confidence = torch.cat([below, edges, above]).clamp(max=1)
-    others = ((1 - confidence.double()) / 1000).log().unsqueeze(1).expand(-1, 1000)
-    logits = torch.cat([confidence.double().log().unsqueeze(1), others], 1)
     theirs = torch.bucketize(confidence, torch.linspace(0, 1, n_bins + 1), right=True) - 1
 
-    bins = measured(logits, torch.zeros(len(logits), dtype=torch.long), n_bins=n_bins).bins()
+    statistics = BinaryCalibrationStatistics(n_bins)
+    statistics.update(probabilities=confidence, target=torch.ones_like(confidence).long())
 
+    bins = statistics.bins()
     assert bins.count.tolist() == theirs.clamp(max=n_bins - 1).bincount(minlength=n_bins).tolist()
 
 
@@ -276,6 +366,181 @@ def test_brier_is_the_mean_squared_distance_to_the_label(scale):
     assert_close(figures["brier"], distance.square().sum(1).mean(), rtol=0, atol=1e-9)
 
 
+def test_figures_are_those_of_the_bins():
+    statistics = measured(*draw(), n_bins=7)
+    bins, cells = statistics.bins(), statistics.cells()
+
+    figures = statistics.compute()
+
+    expected = {
+        "mce": bins.maximum_calibration_error(),
+        "rmsce": bins.root_mean_square_calibration_error(),
+        "debiased_l2": bins.debiased_calibration_error(),
+        "adaptive_ece": cells.equal_mass(7).expected_calibration_error(),
+        "smooth_ece": cells.smooth_calibration_error(),
+        "noise_floor": bins.noise_floor(),
+    }
+    assert {name: figures[name] for name in expected} == expected
+
+
+@pytest.mark.parametrize("factor", [1e5, 1e9])
+def test_an_nll_may_be_large_and_exact(factor):
+    logits, target = draw(300)
+
+    figures = measured(factor * logits, target).compute()
+
+    expected = cross_entropy((factor * logits).double(), target)
+    assert_close(figures["nll"], expected, rtol=1e-6, atol=0)
+
+
+# Of the positive class.
+
+
+def draw_binary(shape=(2000,), scale=1.0):
+    logits = (2 * torch.randn(shape)).clamp(-5, 5)  # so that no float32 probability is 1
+    return scale * logits, torch.bernoulli(logits.sigmoid()).long()
+
+
+def measured_binary(logits, target, **settings):
+    statistics = BinaryCalibrationStatistics(**settings)
+    statistics.update(logits, target)
+    return statistics
+
+
+@SCALES
+@NORMS
+@pytest.mark.parametrize("n_bins", [1, 7, 10, 15, 64])
+def test_equals_each_norm_of_binary_torchmetrics(scale, norm, figure, n_bins):
+    logits, target = draw_binary(scale=scale)
+    metric = BinaryCalibrationError(n_bins=n_bins, norm=norm)
+
+    figures = measured_binary(logits, target, n_bins=n_bins).compute()
+
+    theirs = torchmetrics_figure(metric, logits, target)
+    assert_close(figures[figure].float(), theirs, rtol=0, atol=5e-6)
+
+
+@SCALES
+def test_binary_scores_are_the_textbooks(scale):
+    logits, target = draw_binary(scale=scale)
+    logits = logits.double()
+
+    figures = measured_binary(logits, target).compute()
+
+    expected = {
+        "accuracy": ((logits > 0) == target).double().mean(),
+        "confidence_gap": logits.sigmoid().mean() - target.double().mean(),
+        "nll": binary_cross_entropy_with_logits(logits, target.double()),
+        "brier": (logits.sigmoid() - target).square().mean(),
+    }
+    actual = {name: figures[name] for name in expected}
+    assert_close(actual, expected, rtol=0, atol=1e-9)
+
+
+def test_every_label_is_a_prediction_of_its_own():
+    """Also in a map, and also where some are left out."""
+    logits, target = draw_binary((20, 4, 3, 5))
+    target[:, 1, 2] = -1
+    kept = target >= 0
+
+    labels = measured_binary(logits, target, ignore_index=-1)
+
+    assert_same_figures(labels, measured_binary(logits[kept], target[kept]))
+
+
+def test_a_binary_classifier_has_top_label_figures_too():
+    """Two classes: the same scores, but for Brier, whose sum is over both."""
+    logits, target = draw_binary()
+    two = torch.stack([torch.zeros_like(logits), logits], 1)
+
+    top, positive = measured(two, target).compute(), measured_binary(logits, target).compute()
+
+    assert top["accuracy"] == positive["accuracy"]
+    assert_close(top["nll"], positive["nll"], rtol=0, atol=1e-6)
+    assert_close(top["brier"], 2 * positive["brier"], rtol=0, atol=1e-6)
+    assert top["ece"] != positive["ece"]
+
+
+def test_a_certain_logit_counts_and_a_nan_does_not():
+    logits = torch.tensor([torch.inf, -torch.inf, torch.nan, torch.inf])
+
+    figures = measured_binary(logits, torch.tensor([1, 0, 1, 0])).compute()
+
+    assert (figures["count"], figures["nonfinite"], figures["nll"]) == (3, 1, torch.inf)
+    assert_close(figures["ece"], torch.tensor(1 / 3).double())
+
+
+def test_rejects_binary_targets_of_another_shape_or_value():
+    with pytest.raises(ValueError, match=r"\(4, 1\) and .*\(4,\) do not fit.*logits.squeeze\(1\)"):
+        measured_binary(torch.ones(4, 1), torch.ones(4).long())
+    with pytest.raises(ValueError, match="holds the label 2"):
+        measured_binary(torch.ones(2), torch.tensor([1, 2]))
+
+
+# Probabilities.
+
+
+@pytest.mark.parametrize("n_bins", [10, 15])
+def test_probabilities_are_taken_as_they_are(n_bins):
+    """Tenths lie on the edges of bins, and would fall beside them after a logarithm."""
+    top = torch.arange(5, 11).repeat(40) / 10
+    target = torch.bernoulli(1 - top).long()
+    metric = MulticlassCalibrationError(2, n_bins=n_bins)
+    p = torch.stack([top, 1 - top], 1)[top < 1]  # one is theirs to miss
+    target = target[top < 1]
+
+    statistics = CalibrationStatistics(n_bins)
+    statistics.update(probabilities=p, target=target)
+
+    figures = statistics.compute()
+    theirs = torchmetrics_figure(metric, p, target)
+    assert_close(figures["ece"].float(), theirs, rtol=0, atol=5e-6)
+    assert_close(figures["nll"], nll_loss(p.double().log(), target), rtol=0, atol=1e-6)
+
+
+def test_binary_probabilities_are_taken_as_they_are():
+    p = torch.arange(10).repeat(50) / 10
+    target = torch.bernoulli(p).long()
+    metric = BinaryCalibrationError(n_bins=10)
+
+    statistics = BinaryCalibrationStatistics(10)
+    statistics.update(probabilities=p, target=target)
+
+    theirs = torchmetrics_figure(metric, p, target)
+    assert_close(statistics.compute()["ece"].float(), theirs, rtol=0, atol=5e-6)
+
+
+@pytest.mark.parametrize("statistics", [CalibrationStatistics, BinaryCalibrationStatistics])
+@pytest.mark.parametrize("name", ["logits", "probabilities"])
+def test_what_was_given_may_be_written_to_afterwards(statistics, name):
+    """As a loop does that fills the same tensors again and again."""
+    scores = torch.rand(40, 2).softmax(1)
+    target = torch.randint(2, (40,) if statistics is CalibrationStatistics else (40, 2))
+    kept, reused = statistics(ignore_index=-1), statistics(ignore_index=-1)
+    kept.update(**{name: scores.clone(), "target": target.clone()})
+
+    reused.update(**{name: scores, "target": target})
+    scores.fill_(0.5)
+    target.fill_(-1)
+
+    assert_same_figures(reused, kept)
+
+
+@pytest.mark.parametrize(
+    ("given", "error", "message"),
+    [
+        ({"probabilities": torch.tensor([[2.0, -1.0]])}, ValueError, "hold 2, .* Pass logits as"),
+        ({"probabilities": torch.tensor([[0.5, 0.4]])}, ValueError, "sum to 0.9, but must sum"),
+        ({}, TypeError, "either logits or probabilities"),
+        ({"logits": torch.ones(1, 2), "probabilities": torch.ones(1, 2)}, TypeError, "either"),
+    ],
+    ids=["logits", "sum", "none", "both"],
+)
+def test_rejects_what_are_no_probabilities(given, error, message):
+    with pytest.raises(error, match=message):
+        CalibrationStatistics().update(**given, target=torch.tensor([0]))
+
+
 # What comes in.
 
 
@@ -285,7 +550,7 @@ def test_dense_predictions_count_every_pixel():
 
     dense = measured(image, target.reshape(2, 6, 7))
 
-    assert_same_figures(dense, measured(logits, target), atol=1e-7)
+    assert_same_figures(dense, measured(logits, target))
 
 
 @pytest.mark.parametrize(
@@ -323,7 +588,7 @@ def test_half_precision_is_widened_first(dtype):
 
     half = measured(logits.to(dtype), target)
 
-    assert_same_figures(half, measured(logits.to(dtype).float(), target), atol=0)
+    assert_same_figures(half, measured(logits.to(dtype).float(), target))
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
@@ -385,6 +650,45 @@ def test_without_samples_figures_are_nan():
 
 
 # A metric among metrics.
+
+
+def test_its_dtype_cannot_be_set():
+    """It would round the counts; a collection of metrics sets it for all of them."""
+    logits, target = draw(50)
+    statistics = measured(logits, target)
+
+    statistics.set_dtype(torch.float16)
+
+    assert_same_figures(statistics, measured(logits, target))
+
+
+def test_it_shares_counts_with_its_like_in_a_collection():
+    logits, target = draw(200)
+    collection = MetricCollection({
+        "a": CalibrationStatistics(),
+        "b": CalibrationStatistics(),
+        "c": CalibrationStatistics(7),
+    })
+
+    for batch in zip(logits.split(20), target.split(20), strict=True):
+        collection.update(*batch)
+
+    assert collection["a"].compute()["count"] == 200
+    assert_same_figures(collection["b"], measured(logits, target))
+    assert_same_figures(collection["c"], measured(logits, target, n_bins=7))
+
+
+def test_many_samples_find_the_cells_that_few_do():
+    """They are looked up in another way, which is faster for many."""
+    edges = CalibrationStatistics().edges
+    exact = edges.view(torch.float32)[:-1]
+    confidence = torch.cat([exact, exact.nextafter(torch.tensor(0.0)), torch.rand(10_000)])
+    confidence = torch.cat([confidence, torch.tensor([0.0, 1.0, torch.nan, -torch.nan])])
+
+    many = _find_cell(confidence, edges)
+
+    few = torch.cat([_find_cell(part, edges) for part in confidence.split(100)])
+    assert torch.equal(many, few)
 
 
 def test_each_figure_is_a_float64_scalar():
@@ -463,10 +767,10 @@ def test_nothing_leaves_the_device():
 def test_where_labels_cannot_be_checked_a_stray_one_is_wrong_with_infinite_nll():
     stray = torch.tensor([True, True])
 
-    measured = _measure(torch.zeros(2, 3), torch.ones(2, 3) / 3, torch.tensor([0, 2]), stray)
+    one = measure(torch.zeros(2, 3), torch.ones(2, 3) / 3, torch.tensor([0, 2]), stray)
 
-    assert not measured.hit.any()
-    assert (measured.nll == torch.inf).all()
+    assert not one.hit.any()
+    assert (one.nll == torch.inf).all()
 
 
 # Errors.

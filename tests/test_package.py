@@ -39,6 +39,7 @@ ORDER = [
     "doors",
     "loss_probe",
     "reliability",
+    "samples",
     "calibration",
     "plot",
     "figures",
