@@ -146,7 +146,7 @@ class ReliabilityBins:
         cuts = until[0, -1] * torch.arange(1, n_bins).to(sums) / n_bins
         cell = torch.searchsorted(until[0], cuts).clamp(max=sums.shape[1] - 1)
         beyond = (until[0, cell] - cuts) / self.count[cell]  # this share lies above the cut
-        at_cuts = until[:, cell] - beyond.nan_to_num(0) * sums[:, cell]
+        at_cuts = until[:, cell] - beyond * sums[:, cell]
         edges = torch.cat([torch.zeros_like(until[:, :1]), at_cuts, until[:, -1:]], 1)
         return ReliabilityBins(*edges.diff(dim=1))
 
@@ -184,7 +184,7 @@ def _self_consistent(density: Tensor, gaps: Tensor, confidence: Tensor) -> Tenso
         if mesh not in spectra:
             spectra[mesh] = _spectra(torch.stack([density, gaps]), where * mesh, mesh)
         smoothed = _smooth_error(middle, spectra[mesh])
-        if middle >= _NARROWEST and middle >= smoothed:
+        if step == 0 or (middle >= _NARROWEST and middle >= smoothed):
             width, error = middle, smoothed
         else:
             below = middle

@@ -10,7 +10,10 @@ from torch.testing import assert_close
 from lightning_mixup.reliability import ReliabilityBins
 
 CELLS = 6000
-KINDS = ("calibrated", "over", "near one", "sine", "saturated", "constant", "tenths", "wrong")
+KINDS = (
+    *("calibrated", "over", "near one", "sine"),
+    *("saturated", "constant", "tenths", "wrong", "tiny"),
+)
 
 
 def draw(kind, n=2000):
@@ -25,6 +28,7 @@ def draw(kind, n=2000):
         "constant": torch.full_like(u, 0.7),
         "tenths": (10 * u).round() / 10,
         "wrong": 0.6 + 0.4 * u,
+        "tiny": 1 - 1e-4 * u,
     }[kind]
     truth = {
         "over": confidence**3,
@@ -181,7 +185,7 @@ def test_errors_are_in_order(kind):
     assert bins.confidence_gap().abs() <= error + 1e-12
     assert error <= bins.root_mean_square_calibration_error() + 1e-12
     assert bins.root_mean_square_calibration_error() <= bins.maximum_calibration_error() + 1e-12
-    assert bins.debiased_calibration_error() <= bins.root_mean_square_calibration_error()
+    assert bins.debiased_calibration_error() <= bins.root_mean_square_calibration_error() + 1e-12
 
 
 def test_debiased_errors_of_calibrated_models_do_not_grow_with_bins():
@@ -201,6 +205,12 @@ def test_one_constant_confidence_has_the_smooth_error_of_its_gap():
     smooth = binned(confidence, correct, CELLS).smooth_calibration_error()
 
     assert smooth.item() == pytest.approx(abs(0.7 - correct.mean().item()), abs=1e-6)
+
+
+def test_to_be_certain_and_wrong_is_a_smooth_error_of_one():
+    certain = ReliabilityBins(*torch.tensor([[0, 10], [0, 0], [0, 10]]).double())
+
+    assert certain.smooth_calibration_error().item() == pytest.approx(1)
 
 
 def test_without_samples_every_figure_is_nan():
