@@ -345,7 +345,7 @@ def weights_after(  # noqa: PLR0913  an operation, what it is applied to and wha
 
 
 def reorders(name: str, args: tuple[Any, ...], kwargs: dict[str, Any], result: Any) -> bool:
-    """Returns whether an operation may have put all samples into another order.
+    """Returns whether an operation may have put the samples of its first argument in new order.
 
     Example:
         >>> y = torch.arange(3)
@@ -355,9 +355,9 @@ def reorders(name: str, args: tuple[Any, ...], kwargs: dict[str, Any], result: A
         False
     """
     source, *rest = args
-    if name not in _ORDERS or not isinstance(result, Tensor) or result.ndim == 0:
+    if name not in _ORDERS or not isinstance(result, Tensor):
         return False
-    if len(result) != len(source):
+    if result.ndim == 0 or source.ndim == 0 or len(result) != len(source):
         return False
     first = rest[0] if rest else None
     if name == "__getitem__":

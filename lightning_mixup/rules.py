@@ -87,7 +87,8 @@ def run(func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any])
         if gradient or writes_in_place(call.name) or is_asked_in_place(func, args, kwargs):
             raise
         return call.unruled()
-    usage.reordered |= reorders(call.name, args, kwargs, result)
+    if args and is_live(args[0]):
+        usage.reordered |= reorders(call.name, args, kwargs, result)
     return result
 
 

@@ -468,8 +468,16 @@ def test_samples_in_another_order_are_refused_before_a_layer_and_no_matter_after
         assert module.trainer.state.finished
 
 
+def looks_up(y):
+    """Finds a number for each label in a table as long as the batch."""
+    torch.arange(len(y))[y]
+    return y
+
+
 @pytest.mark.parametrize(
-    "keep", [lambda y: y[:], lambda y: y[y >= 0], lambda y: y.view(-1), lambda y: y[...]]
+    "keep",
+    [lambda y: y[:], lambda y: y[y >= 0], lambda y: y.view(-1), lambda y: y[...], looks_up],
+    ids=["slice", "mask", "view", "ellipsis", "table"],
 )
 def test_labels_that_keep_their_order_are_mixed_at_layers(make_trainer, keep):
     class Keeps(Classifier):
