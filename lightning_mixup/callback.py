@@ -32,10 +32,11 @@ from lightning_mixup.batch import Entries, Selector, find_entries
 from lightning_mixup.containers import get_entry, replace_entries
 from lightning_mixup.doors import gather_plainly, guard_metrics
 from lightning_mixup.interception import Interception, without_module
-from lightning_mixup.layers import Layer, find_layers, find_module
+from lightning_mixup.layers import Layer
 from lightning_mixup.losses import evaluate_per_candidate
 from lightning_mixup.messages import announce, check_runs, refuse_unused, tell_of_reading
 from lightning_mixup.monitor import CalibrationMonitor, default_monitor
+from lightning_mixup.names import find_layers, find_module
 from lightning_mixup.recipes import INPUT, Mix, Mixup
 from lightning_mixup.suggestions import suggest_layers
 from lightning_mixup.targets import MixedTarget, Usage, merge

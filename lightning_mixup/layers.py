@@ -1,4 +1,4 @@
-"""Hidden layers by name: which modules the names mean, and mixing what they put out.
+"""Mixing what hidden layers put out.
 
 While a fit lasts, the ``forward`` of a named layer is stood in for. In the steps that draw the
 layer its output is mixed; in all others, and in evaluation, it is handed on as it is.
@@ -8,11 +8,9 @@ from __future__ import annotations
 
 import itertools
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable
 from dataclasses import fields, is_dataclass
-from difflib import get_close_matches
 from enum import Enum
-from fnmatch import fnmatchcase
 from typing import Any
 
 import torch
@@ -21,7 +19,8 @@ from torch import Tensor, nn
 from lightning_mixup.compiled import Switch, blend_by_switch
 from lightning_mixup.containers import leaves_of, replace_entries
 from lightning_mixup.interception import Interception
-from lightning_mixup.recipes import INPUT, Mix
+from lightning_mixup.names import inside
+from lightning_mixup.recipes import Mix
 from lightning_mixup.roles import can_be_mixed
 from lightning_mixup.targets import Usage, is_live
 from lightning_mixup.trees import map_tensors
@@ -29,30 +28,14 @@ from lightning_mixup.trees import map_tensors
 __all__ = [
     "Layer",
     "UnfitOutputError",
-    "find_layers",
-    "find_module",
-    "is_time_first",
     "map_features",
-    "named_layers",
     "refusal_of",
 ]
 
 # Newer than the oldest torch that we run on.
 _is_exporting: Callable[[], bool] = getattr(torch.compiler, "is_exporting", lambda: False)
-# What torch and Lightning put around a module; names are seen through it.
-_WRAPPERS = ("_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module", "module")
-_NEVER_CALLED = (nn.ModuleList, nn.ModuleDict, nn.ParameterList, nn.ParameterDict)
 _PLAIN = (type(None), bool, int, float, complex, str, bytes, torch.dtype, torch.device, Enum)
 _WITH_STATE = (nn.RNN.forward, nn.LSTM.forward, nn.GRU.forward)  # as second output
-_SAY_BATCH_FIRST = (
-    nn.RNNBase,
-    nn.MultiheadAttention,
-    nn.TransformerEncoderLayer,
-    nn.TransformerDecoderLayer,
-    nn.TransformerEncoder,
-    nn.TransformerDecoder,
-    nn.Transformer,
-)
 
 
 class Layer:
@@ -79,7 +62,7 @@ class Layer:
         self._mix: Mix | None = None
         self._usage = Usage()
         self._is_in_step = False
-        self._module = _inside(module)
+        self._module = inside(module)
         self._switch = Switch(self._choose)
         self._interception = Interception(module, "forward", self._run)
 
@@ -242,125 +225,3 @@ def refusal_of(x: Tensor, batch_size: int) -> str | None:
     if len(x) != batch_size:
         return f"{tensor}, whose first dimension is not the {batch_size} samples of the batch"
     return None
-
-
-def find_layers(root: nn.Module, names: Sequence[str]) -> dict[str, nn.Module]:
-    """Returns the layers that names and patterns mean, by their names.
-
-    Args:
-        root: The module that holds them.
-        names: Dotted names as in ``named_modules()``, seen through what torch and Lightning wrap
-            around a module (``_orig_mod`` and the like). ``*``, ``?`` and ``[]`` stand for any
-            characters but the dot.
-
-    Raises:
-        ValueError: If a name or pattern fits no module, or one that can't be mixed: a container
-            that is never called, or one that puts out time before batch.
-
-    Example:
-        >>> net = nn.Sequential(nn.Linear(2, 3), nn.ReLU(), nn.Linear(3, 2))
-        >>> list(find_layers(net, ["[02]"]))
-        ['0', '2']
-    """
-    found: dict[str, nn.Module] = {}
-    for name in names:
-        found |= (
-            _matching(root, name) if set(name) & set("*?[") else {name: find_module(root, name)}
-        )
-    for name, module in found.items():
-        _check_layer(name, _inside(module))
-    return found
-
-
-def find_module(root: nn.Module, name: str) -> nn.Module:
-    """Returns a submodule by its dotted name, seen through wrappers.
-
-    Raises:
-        ValueError: If there is none of that name.
-    """
-    modules: dict[str, nn.Module] = {
-        **dict(root.named_modules(remove_duplicate=False)),
-        **named_layers(root),
-    }
-    if name and name in modules:
-        return modules[name]
-    raise ValueError(_no_submodule(root, name))
-
-
-def named_layers(root: nn.Module) -> dict[str, nn.Module]:
-    """Returns the submodules by their names, seen through wrappers, of which the outermost counts.
-
-    Example:
-        >>> compiled = torch.compile(nn.Sequential(nn.ReLU()), backend="eager")
-        >>> list(named_layers(nn.ModuleDict({"net": compiled})))
-        ['net', 'net.0']
-    """
-    layers: dict[str, nn.Module] = {}
-    for name, module in _walk(root, ""):
-        layers.setdefault(name, module)
-    del layers[""]
-    return layers
-
-
-def _walk(module: nn.Module, name: str) -> Iterator[tuple[str, nn.Module]]:
-    yield name, module
-    for key, child in module.named_children():
-        is_wrapped = _is_wrapped(module, key) and (name or key != "module")
-        yield from _walk(child, name if is_wrapped else f"{name}.{key}".removeprefix("."))
-
-
-def _is_wrapped(module: nn.Module, key: str) -> bool:
-    return key in _WRAPPERS and len(module._modules) == 1
-
-
-def _inside(module: nn.Module) -> nn.Module:
-    """Returns the innermost module that a wrapper is around, which puts out what that does."""
-    for key, child in module.named_children():
-        if _is_wrapped(module, key) and key != "module":  # which users call theirs, too
-            return _inside(child)
-    return module
-
-
-def _matching(root: nn.Module, pattern: str) -> dict[str, nn.Module]:
-    parts = pattern.split(".")
-    found = {
-        name: module
-        for name, module in named_layers(root).items()
-        if name.count(".") == len(parts) - 1 and all(map(fnmatchcase, name.split("."), parts))
-    }
-    if not found:
-        raise ValueError(_no_submodule(root, pattern))
-    return found
-
-
-def _no_submodule(root: nn.Module, name: str) -> str:
-    names = list(named_layers(root))
-    close = get_close_matches(name, names) or [child for child, _ in root.named_children()]
-    return (
-        f"{type(root).__name__} has no submodule {name!r}. Did you mean one of {close}? "
-        "`[name for name, _ in module.named_modules()]` lists them all."
-    )
-
-
-def _check_layer(name: str, module: nn.Module) -> None:
-    kind = type(module).__name__
-    if name == INPUT:
-        raise ValueError(
-            f"A {kind} is called {INPUT!r}, and so is the input itself. Name what is inside it."
-        )
-    if isinstance(module, _NEVER_CALLED):
-        raise ValueError(
-            f"layers={name!r} is a {kind}, which holds modules and puts nothing out itself. Name "
-            f"what it holds, for example layers={name + '.*'!r}."
-        )
-    if is_time_first(module):
-        raise ValueError(
-            f"layers={name!r} is a {kind} with batch_first=False: it puts out time before batch. "
-            "Name a layer after it whose output is batch-first, or make it batch_first=True."
-        )
-
-
-def is_time_first(module: nn.Module) -> bool:
-    """Returns whether a module of torch puts out (time, batch, ...)."""
-    parts = module.modules() if isinstance(module, _SAY_BATCH_FIRST) else ()
-    return any(getattr(part, "batch_first", True) is False for part in parts)

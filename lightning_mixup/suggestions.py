@@ -13,13 +13,8 @@ from torch.autograd.graph import Node
 from torch.nn.parameter import is_lazy
 
 from lightning_mixup.containers import leaves_of, replace_entries
-from lightning_mixup.layers import (
-    UnfitOutputError,
-    is_time_first,
-    map_features,
-    named_layers,
-    refusal_of,
-)
+from lightning_mixup.layers import UnfitOutputError, map_features, refusal_of
+from lightning_mixup.names import is_time_first, named_layers
 
 __all__ = ["suggest_layers"]
 

@@ -34,6 +34,7 @@ ORDER = [
     "arguments",
     "interception",
     "compiled",
+    "names",
     "layers",
     "suggestions",
     "doors",
