@@ -38,6 +38,7 @@ class Interception:
     """
 
     def __init__(self, module: nn.Module, name: str, around: _Around) -> None:
+        _put(module, name, _living(module.__dict__.get(name)))
         self.method = getattr(module, name)
         functools.update_wrapper(self, self.method, updated=())
         # Lightning looks one level deep to find which arguments a step takes.
@@ -74,15 +75,26 @@ class Interception:
     def release(self) -> None:
         """Puts the method back; a wrapper that somebody has put around this one keeps working."""
         self._around = None
-        if self._module.__dict__.get(self._name) != self._stand_in:
-            return
-        del self._module.__dict__[self._name]
-        if self._before is not None:
-            self._module.__dict__[self._name] = self._before
+        _put(self._module, self._name, _living(self._module.__dict__.get(self._name)))
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Pickles and copies as the plain method, or as what does nothing but call it."""
         return (_plain if self._stand_in is self else _released), (self.method,)
+
+
+def _living(stand_in: Any) -> Any:
+    """Returns what stands for a method once those that are released are left out."""
+    owner = stand_in if isinstance(stand_in, Interception) else getattr(stand_in, "__self__", None)
+    if isinstance(owner, Interception) and owner._around is None:
+        return _living(owner._before)
+    return stand_in
+
+
+def _put(module: nn.Module, name: str, stand_in: Any) -> None:
+    if stand_in is not None:
+        module.__dict__[name] = stand_in
+    else:
+        module.__dict__.pop(name, None)
 
 
 def _plain(method: Callable[..., Any]) -> Callable[..., Any]:
@@ -91,7 +103,7 @@ def _plain(method: Callable[..., Any]) -> Callable[..., Any]:
 
 def _released(method: Callable[..., Any]) -> Interception:
     made = Interception.__new__(Interception)
-    made.method, made._around, made._name = method, None, "forward"
+    made.method, made._around, made._name, made._before = method, None, "forward", None
     return made
 
 

@@ -23,6 +23,8 @@ __all__ = ["CalibrationMonitor", "default_monitor"]
 
 LogitsFn: TypeAlias = Callable[[LightningModule, Any, Any], tuple[Tensor, Tensor]]
 
+_HOOK = "CalibrationMonitor"
+_IGNORED = -100  # as by torch's losses, where they are told nothing else
 _STEPS = {"val": "validation_step", "test": "test_step"}
 _WAY_OUT = (
     "Pass CalibrationMonitor(logits_fn=lambda module, batch, outputs: (logits, target)) to name "
@@ -112,8 +114,8 @@ class CalibrationMonitor(Callback):
         """Says so where there will be nothing to report."""
         if not trainer.enable_validation and not trainer.barebones:
             self._say(
-                "there is no val_ece, as fit has no validation loader or the module no "
-                "validation_step. Pass trainer.fit(..., val_dataloaders=...)."
+                "there is no val_ece, as fit has no validation loader, limit_val_batches is 0, or "
+                "the module has no validation_step. Pass trainer.fit(..., val_dataloaders=...)."
             )
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -244,7 +246,7 @@ class CalibrationMonitor(Callback):
     def _find_logits(self, module: LightningModule, batch: Any, outputs: Any) -> Observation | str:
         if self.logits_fn is not None:
             logits, target = _checked(self.logits_fn(module, batch, outputs))
-            return Observation(logits.detach(), target.detach())
+            return Observation(logits.detach(), target.detach(), _IGNORED)
         if self._probe is None:
             return "it did not run by its own name"
         return self._probe.choose(batch, outputs)
@@ -297,25 +299,29 @@ class CalibrationMonitor(Callback):
                 )
                 return
             suffix = f"/dataloader_idx_{dataloader_idx}"
+        results: Any = module.trainer._results
+        others = {item.meta.name for item in results.values() if not _is_ours(item)}
         for name in self._tallies[self._stage][dataloader_idx].names():
-            self._log(_Figure(self._figures, dataloader_idx, name), name, suffix)
-
-    def _log(self, value: _Figure, name: str, suffix: str) -> None:
-        key = f"{self.prefix}{self._stage}_{name}"
-        if key in self._keys_of_module:  # ours would be the later, and win silently
-            self._say_left_out(key)
-            return
-        self._keys_of_ours.add(key)
-        value.update()
-        self._interceptions["log"].method(  # the module's own
-            key + suffix,
-            value,
-            prog_bar=name == "ece",
-            on_step=False,
-            on_epoch=True,
-            add_dataloader_idx=not suffix,
-            metric_attribute=key,
-        )
+            key = f"{self.prefix}{self._stage}_{name}"
+            if key in self._keys_of_module | others:  # ours would be the later, and win silently
+                self._say_left_out(key)
+                continue
+            self._keys_of_ours.add(key)
+            value = _Figure(self._figures, dataloader_idx, name)
+            value.update()
+            # As `self.log` would, but for the hook's name: in one hook, Lightning refuses a key
+            # that somebody else logs, too.
+            results.log(
+                _HOOK,
+                key + suffix,
+                value,
+                prog_bar=name == "ece",
+                logger=True,
+                on_step=False,
+                on_epoch=True,
+                add_dataloader_idx=not suffix,
+                metric_attribute=key,
+            )
 
     def _refuse(self, reason: str) -> None:
         """Warns of figures that come with mixup, and raises where the user has asked for them.
@@ -334,7 +340,7 @@ class CalibrationMonitor(Callback):
 
     def _say_left_out(self, key: str) -> None:
         self._say(
-            f"the module logs {key} itself, so ours is left out. "
+            f"{key} is logged by the module or another callback, too, so ours is left out. "
             "CalibrationMonitor(prefix='clean_') gives ours another name."
         )
 
@@ -422,6 +428,10 @@ def _checked(returned: Any) -> tuple[Tensor, Tensor]:
             "(logits, target), of the shapes (N, C) and (N,)."
         )
     return returned[0], returned[1]
+
+
+def _is_ours(item: Any) -> bool:
+    return str(item.meta.fx).partition(".")[0] == _HOOK
 
 
 def _loaders(trainer: Trainer) -> list[Any]:

@@ -99,7 +99,11 @@ class Tally:
             before = self._has_soft_labels
             self._has_soft_labels = soft if before is None else before | soft
         if observation.target.numel():
-            self.statistics.update(observation.logits, observation.target)
+            try:
+                self.statistics.update(observation.logits, observation.target)
+            except ValueError as error:
+                self.withheld = f"its labels can't be counted: {error}"
+                return
             self._update_metrics(observation)
 
     @property

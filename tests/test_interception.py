@@ -5,6 +5,7 @@ import functools
 import inspect
 import pickle
 
+import pytest
 import torch
 from torch import nn
 
@@ -114,6 +115,32 @@ def test_it_knows_whether_it_stands():
     assert all(interception.stands for interception in interceptions)
     module.forward, module.step = module.forward, module.step.method
     assert [interception.stands for interception in interceptions] == [True, False]
+
+
+@pytest.mark.parametrize("name", ["forward", "step"])
+@pytest.mark.parametrize("order", [(0, 1, 2), (2, 1, 0), (1, 0, 2), (1, 2, 0)], ids=str)
+def test_several_leave_nothing_behind_in_whatever_order_they_go(name, order):
+    module = Doubler()
+    interceptions = [Interception(module, name, negated) for _ in range(3)]
+
+    for released, index in enumerate(order, start=1):
+        interceptions[index].release()
+        assert getattr(module, name)(3) == 6 * (-1) ** (3 - released)
+
+    assert name not in vars(module)
+
+
+def test_one_that_somebody_put_back_after_its_release_is_dropped_by_the_next():
+    module = Doubler()
+    first = Interception(module, "step", negated)
+    first.release()
+    module.step = first
+
+    second = Interception(module, "step", negated)
+
+    assert second.method == Doubler.step.__get__(module)
+    second.release()
+    assert "step" not in vars(module)
 
 
 def test_a_module_can_be_saved_while_intercepted(tmp_path):

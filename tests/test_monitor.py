@@ -253,8 +253,77 @@ def test_a_key_of_the_module_stays_the_modules(make_trainer, caplog, where, epoc
     assert trainer.callback_metrics["val_accuracy"] == -1
     assert trainer.logged_metrics["val_accuracy"] == -1
     assert trainer.callback_metrics["val_ece"] > 0
-    said = [line for line in caplog.messages if "the module logs val_accuracy itself" in line]
+    said = [line for line in caplog.messages if "val_accuracy is logged by the module" in line]
     assert len(said) == 1
+
+
+class LogsInBatchEnd(Callback):
+    def on_validation_batch_end(self, trainer, pl_module, *args):
+        self.log("val_accuracy", torch.tensor(-1.0))
+
+
+class LogsByTheModule(Callback):
+    def on_validation_batch_end(self, trainer, pl_module, *args):
+        pl_module.log("val_accuracy", torch.tensor(-1.0))
+
+
+class LogsInEpochEnd(Callback):
+    def on_validation_epoch_end(self, trainer, pl_module):
+        self.log("val_accuracy", torch.tensor(-1.0))
+
+
+@pytest.mark.parametrize("is_first", [False, True], ids=["after ours", "before ours"])
+@pytest.mark.parametrize("kind", [LogsInBatchEnd, LogsByTheModule, LogsInEpochEnd])
+def test_a_key_of_another_callback_stays_the_callbacks(make_trainer, kind, is_first):
+    callbacks = [kind(), MixupCallback()] if is_first else [MixupCallback(), kind()]
+    trainer = make_trainer(callbacks=callbacks, max_epochs=2, num_sanity_val_steps=0)
+
+    trainer.fit(Classifier(), make_loader(), make_loader())
+
+    assert trainer.callback_metrics["val_accuracy"] == -1
+    assert trainer.callback_metrics["val_ece"] > 0
+
+
+class PartlyLabelled(Classifier):
+    """Has -1 for a label that is not known, in the last batches, and leaves it out by a weight."""
+
+    def validation_step(self, batch, batch_idx):
+        x, _ = batch
+        y = torch.ones(len(x))
+        y[:2] = -1 if batch_idx > 1 else 1
+        z = self(x)[:, 0]
+        F.binary_cross_entropy_with_logits(z, y, reduction="none")[y >= 0].mean()
+
+
+def test_labels_that_cannot_be_counted_are_no_error_of_mixups(make_trainer):
+    trainer = make_trainer(callbacks=[MixupCallback()], num_sanity_val_steps=0)
+
+    with pytest.warns(UserWarning, match="there is no val_ece"):
+        trainer.fit(PartlyLabelled(), make_loader(), make_loader())
+
+    assert trainer.state.finished
+
+
+def test_masked_labels_of_logits_fn_are_left_out(make_trainer):
+    def masked(module, batch, outputs):
+        x, y = batch
+        return module(x), y.masked_fill(y == 0, -100)
+
+    trainer = make_trainer(callbacks=[CalibrationMonitor(logits_fn=masked)])
+    trainer.validate(Classifier(), make_loader(), verbose=False)
+
+    kept = int((make_loader().dataset.tensors[1] != 0).sum())
+    assert trainer.callbacks[0].statistics["val"][0].compute()["count"] == kept
+
+
+def test_two_monitors_leave_nothing_on_the_module_however_often_they_watch(make_trainer):
+    module, loader = Classifier(), make_loader()
+    monitors = [CalibrationMonitor(prefix="a_"), CalibrationMonitor(prefix="b_")]
+
+    trainer = make_trainer(callbacks=monitors, max_epochs=3)
+    trainer.fit(module, loader, loader)
+
+    assert not {"validation_step", "log"} & set(vars(module))
 
 
 def test_a_prefix_renames_ours(make_trainer):
