@@ -127,7 +127,8 @@ def find_entries(
         at_input: False where hidden layers are mixed instead, so that inputs may be anything.
 
     Returns:
-        The paths of inputs and targets, and the size and device of the batch.
+        The paths of inputs and targets, and the size and device of the batch: 0, where all that
+        is named is in parts of the batch that are None.
 
     Raises:
         TypeError: If an input is not floating-point, or an entry is no tensor.
@@ -149,6 +150,8 @@ def find_entries(
     for path in input_paths:
         _check_input(batch, leaves, path)
     _check_once(batch, leaves, mixed)
+    if not mixed and (at_input or targets is not None):
+        return Entries((), (), 0, torch.device("cpu"))  # of loaders that are exhausted
     first = leaves[mixed[0]] if mixed else _first_tensor(batch, leaves)
     _check_sizes(batch, leaves, mixed)
     form = None if callable(inputs) or callable(targets) else _form(batch, mixed)
@@ -226,9 +229,9 @@ def _select(batch: Any, leaves: dict[Path, Any], selector: Any, argument: str) -
     if callable(selector):
         return _select_by(selector, batch, leaves, argument)
     several = isinstance(selector, Sequence) and not isinstance(selector, str)
-    return tuple(
-        _resolve(batch, leaves, part, argument) for part in (selector if several else [selector])
-    )
+    parts = selector if several else [selector]
+    found = (_resolve(batch, leaves, part, argument) for part in parts)
+    return tuple(path for path in found if path is not None)
 
 
 def _select_by(
@@ -249,8 +252,12 @@ def _select_by(
     return tuple(path for paths in found for path in paths)  # one tensor may be several entries
 
 
-def _resolve(batch: Any, leaves: dict[Path, Any], selector: int | str, argument: str) -> Path:
+def _resolve(
+    batch: Any, leaves: dict[Path, Any], selector: int | str, argument: str
+) -> Path | None:
     """Follows an index, key or dotted path into the batch.
+
+    None where it leads through a part that is None, as that of a loader which is exhausted.
 
     Raises:
         TypeError: If it leads to something else than a tensor.
@@ -263,6 +270,8 @@ def _resolve(batch: Any, leaves: dict[Path, Any], selector: int | str, argument:
     try:
         for part in parts:
             key = part
+            if node is None:
+                return None
             if isinstance(node, Sequence):
                 names = getattr(node, "_fields", ())
                 key = names.index(part) if part in names else range(len(node))[int(part)]
@@ -348,7 +357,8 @@ def _check_sizes(batch: Any, leaves: dict[Path, Any], paths: tuple[Path, ...]) -
         f"Inputs and targets don't have the same batch size: {shapes}. The first dimension counts "
         "the samples; say what is mixed with MixupCallback(inputs=..., targets=...). Where a "
         "sample has several rows, as graphs have nodes, name a hidden layer with one row for each "
-        f"sample, such as the pooling, {LAYERS}.{on_lists(batch, leaves, paths)}"
+        f"sample, such as the pooling, {LAYERS}. Of several loaders, drop_last=True keeps batches "
+        f"of one size.{on_lists(batch, leaves, paths)}"
     )
 
 

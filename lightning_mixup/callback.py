@@ -280,7 +280,7 @@ class MixupCallback(Callback):
         at_input = INPUT in self.places
         known = self._entries and self._entries.of_next(batch)
         self._entries = known or find_entries(batch, self.inputs, self.targets, at_input=at_input)
-        if not self._announced:
+        if not self._announced and self._entries.batch_size:
             self._announced = True
             announce(batch, self._entries, self.places, self.recipe.describe())
         rng = _generator(self._seed, trainer.global_rank, self._batch_number)

@@ -7,6 +7,7 @@ import pytest
 import torch
 from lightning import Callback, LightningDataModule
 from lightning.pytorch.callbacks import BatchSizeFinder, LearningRateFinder
+from lightning.pytorch.utilities import CombinedLoader
 from torch import nn
 from torch.nn import functional as F
 from torch.testing import assert_close
@@ -338,6 +339,38 @@ def test_a_batch_of_another_form_is_looked_at_anew(make_trainer):
     module = fit(make_trainer, Keyed(), loader=DataLoader(batches, batch_size=None))
 
     assert module.seen == [True] * 3
+
+
+@pytest.mark.parametrize("mode", ["max_size", "max_size_cycle", "min_size"])
+@pytest.mark.parametrize(
+    ("inputs", "targets"), [("a.0", "a.1"), ("b.0", "b.1"), (["a.0", "b.0"], ["a.1", "b.1"])]
+)
+def test_loaders_side_by_side_are_mixed_until_they_are_exhausted(
+    make_trainer, mode, inputs, targets
+):
+    """CombinedLoader hands over None for a loader that is."""
+
+    class Both(Classifier):
+        def training_step(self, batch, batch_idx):
+            parts = [part for part in batch.values() if part is not None]
+            self.seen = [
+                *getattr(self, "seen", []),
+                [type(y) is not torch.Tensor for _, y in parts],
+            ]
+            return sum(self.loss(self(x), y) for x, y in parts)
+
+    loaders = {"a": make_loader(64), "b": make_loader(32)}
+    module = Both()
+
+    mixup = MixupCallback(1.0, inputs=inputs, targets=targets)
+    make_trainer(callbacks=[mixup]).fit(module, CombinedLoader(loaders, mode))
+
+    names = [inputs] if isinstance(inputs, str) else inputs
+    expected = {"a": "a.0" in names, "b": "b.0" in names}
+    batches = [batch for batch, _, _ in CombinedLoader(loaders, mode)]
+    assert module.seen == [
+        [expected[name] for name, part in batch.items() if part is not None] for batch in batches
+    ]
 
 
 def test_a_short_batch_is_not_refused_for_what_else_it_holds(make_trainer):
