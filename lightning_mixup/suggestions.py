@@ -33,7 +33,8 @@ def suggest_layers(model: nn.Module, example_input: Any) -> list[tuple[str, tupl
             arguments, with at least two samples. Never modified.
 
     Returns:
-        The name of each layer and the shape of its (first) output.
+        The name of each layer, as it is called in ``model``, and the shape of its first output.
+        For a part of a LightningModule, put that part's name before them: ``"net.stem"``.
 
     Raises:
         TypeError: If the module has no ``forward``.
@@ -71,12 +72,17 @@ def suggest_layers(model: nn.Module, example_input: Any) -> list[tuple[str, tupl
         if run.begins and run.can_be_mixed(batch_size):
             sources |= run.nodes
     ends = _nodes(results)
+
+    def fits(module: nn.Module) -> bool:
+        run, *again = runs[module]
+        if again or is_time_first(module) or not run.can_be_mixed(batch_size):
+            return False
+        return not (run.nodes and _reaches(ends, sources, past=run.nodes))
+
     return [
-        (name, run.shape)
-        for module, (run, *again) in runs.items()
+        (name, runs[module][0].shape)
+        for module in filter(fits, runs)
         for name in (name for name, named in names.items() if named is module)
-        if not again and run.can_be_mixed(batch_size) and not is_time_first(module)
-        if not (run.nodes and _reaches(ends, sources, past=run.nodes))
     ]
 
 
