@@ -70,7 +70,6 @@ def test_binary_losses_are_two_classes(shape, from_logits):
         (lambda: F.mse_loss(LOGITS, LOGITS), "mse_loss is not a loss of classes"),
         (lambda: F.cross_entropy(LOGITS[:, :1], 0 * LABELS), "are of a single class"),
         (lambda: F.binary_cross_entropy_with_logits(LOGITS, LOGITS.sigmoid()), "multi-label"),
-        (lambda: F.cross_entropy(LOGITS.softmax(1), LABELS), "is given the output of a softmax"),
         (lambda: F.cross_entropy(LOGITS, torch.zeros(6).long()), "are made in the step"),
     ],
 )
@@ -140,13 +139,27 @@ def test_the_same_loss_twice_is_one():
     assert probe.choose((LOGITS, LABELS), None) is probe.observations[0]
 
 
-def test_equal_logits_of_two_heads_are_two_losses():
-    """As those of heads that both start from zero."""
+def test_equal_logits_of_two_losses_are_one():
     with LossProbe() as probe:
         F.cross_entropy(LOGITS, LABELS)
-        F.cross_entropy(LOGITS.clone(), LABELS)
+        F.nll_loss(LOGITS.double().log_softmax(1), LABELS)
+
+    assert probe.choose((LOGITS, LABELS), None) is probe.observations[0]
+
+
+def test_two_heads_that_start_from_zero_are_two_losses():
+    with LossProbe() as probe:
+        F.cross_entropy(0 * LOGITS, LABELS)
+        F.cross_entropy(0 * LOGITS, LABELS)
 
     assert "2 classification losses" in probe.choose((LOGITS, LABELS), None)
+
+
+def test_a_loss_that_raises_is_none():
+    with LossProbe() as probe, pytest.raises(RuntimeError):
+        F.cross_entropy(LOGITS, LABELS.half())
+
+    assert not probe.observations
 
 
 def test_the_entry_that_targets_come_from_is_found():
