@@ -319,7 +319,9 @@ class LossProbe(TorchFunctionMode):
 
     def _keep(self, found: Observation, out: Any) -> None:
         squashed = self._sigmoid
-        if squashed is not None and squashed.numel() == found.target.numel():
+        device = found.logits.device
+        is_fit = squashed is not None and squashed.numel() == found.target.numel()
+        if squashed is not None and is_fit and squashed.device == device:
             found = replace(found, squashed=squashed)
         self.observations.append(found)
         if isinstance(out, Tensor) and out.ndim:
@@ -356,7 +358,7 @@ class LossProbe(TorchFunctionMode):
     ) -> None:
         """Notices where a result is from."""
         first = args[0] if args and isinstance(args[0], Tensor) else None
-        if name in _SIGMOIDS:
+        if name in _SIGMOIDS and _has_memory(out):
             self._sigmoid = out.detach()
         if name in _FACTORIES or (name in _WRAPPERS and _is_of_numbers(name, args)):
             self._made.put(out, _Origin(name))
@@ -472,12 +474,13 @@ def _leaves_out(part: Any) -> bool | Tensor:
 def _doubt_of_labels(each: Observation, batch: Any) -> str:
     """Returns why targets may be no classes of the samples of a batch, in words."""
     if each.source is not None and not _is_data(each.source, batch):
-        return _made_by(each.loss, "argmax")
+        return _made_by(each.loss, "an argmax")
     target = _given(each)[1]
     entries = _entries(batch)
     if not target.ndim or not entries:
         return ""
-    if any(_is_tiled(target, entry) for entry in entries):
+    is_tiled = any(_is_tiled(target, entry) for entry in entries)
+    if is_tiled and entry_of(batch, target) is None:  # else a mask that is all background
         return f"the targets of {each.loss} hold every label several times, as of views or crops"
     if each.is_binary and target.ndim == 3 and target.shape[1] == 1 < target.shape[2]:
         return f"the targets of {each.loss} are {_MULTI_LABEL}"
@@ -545,9 +548,9 @@ def _is_alike(one: Observation, other: Observation) -> bool:
     if one.logits.device != other.logits.device or not torch.equal(one.target, other.target):
         return False
     classes = min(1, one.logits.ndim - 1)
-    first, second = (each.logits.double().softmax(classes) for each in (one, other))
+    first, second = (each.logits.float().softmax(classes) for each in (one, other))
     is_empty = ((first - first.mean(classes, keepdim=True)).abs() < 1e-6).all()
-    return torch.allclose(first, second, atol=1e-6, equal_nan=True) and not bool(is_empty)
+    return torch.allclose(first, second, atol=1e-5, equal_nan=True) and not bool(is_empty)
 
 
 def _is_equal(one: Tensor, other: Tensor) -> bool:

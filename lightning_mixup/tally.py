@@ -92,7 +92,7 @@ class Tally:
                 f"the losses of its batches differ: of {_described(self._form)} in one and "
                 f"{_described(form)} in another"
             )
-        if not self._is_asked and not self.withheld:
+        if not self._is_asked and not self.withheld and observation.given is not None:
             self.withheld = _doubt(observation)
             self._is_asked = bool(len(observation.counted()))
         if self.withheld:

@@ -577,6 +577,24 @@ class TriesALoss(Style):
         return F.cross_entropy(logits, y)
 
 
+class NothingInTheMasks(BinaryMasksFlat):
+    """And a label of the image, which is then the same for all pixels."""
+
+    def data(self):
+        x, y = super().data()
+        return x, y * (torch.arange(SIZE) >= BATCH)[:, None, None], torch.zeros(SIZE)
+
+    def loader(self, x, y, label):
+        return loader_of(x, y, label)
+
+    def validation_step(self, batch, batch_idx):
+        x, y, _ = batch
+        self.loss(self(x), y)
+
+    def truth(self, x, y, label):
+        return super().truth(x, y)
+
+
 class EmptyFirst(Style):
     def loader(self, x, y):
         parts = zip(x.split(BATCH), y.split(BATCH), strict=True)
@@ -586,7 +604,7 @@ class EmptyFirst(Style):
 READ = [
     FocalOfItsAuthors, HardExamples, SampleWeights, MasksOfAllOnes, OneHotArgmax,
     BinaryMasksSqueezed, BinaryMasksFlat, PaddedNll, NextToken, TwoForms, CalledTwice,
-    LogitsByName, SparseAfterwards, TriesALoss, EmptyFirst,
+    NothingInTheMasks, LogitsByName, SparseAfterwards, TriesALoss, EmptyFirst,
     Plain, Criterion, ImportedFunction, ByKeyword, LogSoftmaxAndNll, SoftmaxLogAndNll,
     LabelSmoothing, ClassWeights, Focal, Temperature, ShiftedLabels, IgnoredClass, MaskedSubset,
     OneHot, OneHotInData, LoggedTwice, Distillation, BoxesToo, Chunks, MainHeadIsNamed,
@@ -1051,8 +1069,8 @@ DECLINED = {
     **dict.fromkeys(
         [SigmoidAfterwards, SigmoidInPlace, SpecialExpit], "is given the output of a sigmoid"
     ),
-    PseudoLabels: "made in the step, by argmax",
-    SurePseudoLabels: "made in the step, by argmax",
+    PseudoLabels: "made in the step, by an argmax",
+    SurePseudoLabels: "made in the step, by an argmax",
     RandomLabels: "made in the step, by randint",
     ShuffledPlaces: "made in the step, by randperm",
     ListedPlaces: "made in the step, by tensor",
