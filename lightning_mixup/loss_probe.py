@@ -153,6 +153,9 @@ class _Notes(Generic[T]):
     def __bool__(self) -> bool:
         return bool(self._notes)
 
+    def __contains__(self, one: object) -> bool:
+        return id(one) in self._notes
+
     def put(self, tensor: Tensor, note: T) -> None:
         key, notes = id(tensor), self._notes
         notes[key] = weakref.ref(tensor, lambda _: notes.pop(key, None)), note
@@ -201,6 +204,7 @@ class LossProbe(TorchFunctionMode):
         self._made = _Notes[_Origin]()
         self._squeezed = _Notes[str]()  # of a dimension of size one
         self._each = _Notes[str]()  # losses with reduction="none", and what is computed of them
+        self._notes = (self._made, self._squeezed, self._each)
         self._sigmoid: Tensor | None = None  # the latest output of one
         self._left_out: list[tuple[bool | Tensor, str]] = []  # whether labels don't count
 
@@ -219,8 +223,7 @@ class LossProbe(TorchFunctionMode):
             if name in _READERS:
                 self._read(name, out, *args, **kwargs)
             return out
-        watches = self.observations or self._made or self._squeezed
-        if not (watches or name in _NOTED or name.endswith("_loss")):
+        if self._says_nothing(name, args, kwargs):
             return func(*args, **kwargs)
         sources = _sources(args, kwargs)
         if self._each:
@@ -275,6 +278,19 @@ class LossProbe(TorchFunctionMode):
             f"it computes {len(found)} classification losses, of inputs of the shapes "
             f"{shapes}{others}"
         )
+
+    def _says_nothing(self, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
+        """Returns whether an operation can be let pass quickly, as nearly all can."""
+        if name in _NOTED or name.endswith("_loss"):
+            return False
+        if not (self.observations or self._made or self._squeezed):
+            return True
+        if kwargs or name.endswith("_"):  # which may write
+            return False
+        for arg in args:
+            if isinstance(arg, (list, tuple)) or any(arg in notes for notes in self._notes):
+                return False
+        return True
 
     def _note_loss(
         self, name: str, out: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
