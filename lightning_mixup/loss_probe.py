@@ -382,7 +382,7 @@ class LossProbe(TorchFunctionMode):
             self._made.put(out, self._made.get(first) or _Origin(name, first.detach()))
         elif self._made:
             self._note_origin(out, sources)
-        if first is None or out.layout != torch.strided or first.layout != torch.strided:
+        if first is None or out.is_nested or first.is_nested:  # whose shapes are unknown
             return
         is_squeeze = name in _SQUEEZES and out.ndim < first.ndim and out.numel() == first.numel()
         if is_squeeze or (self._squeezed.get(first) and out.shape == first.shape):
