@@ -72,6 +72,19 @@ T = TypeVar("T")
 
 
 @dataclass(frozen=True)
+class _Origin:
+    """What made a tensor that is none of the data's, unless what it was made of is."""
+
+    name: str
+    source: Any = None  # the scores of an argmax, or the numbers of a list
+
+    @property
+    def is_predicted(self) -> bool:
+        """Returns whether it may be a prediction."""
+        return isinstance(self.source, Tensor)
+
+
+@dataclass(frozen=True)
 class Observation:
     """Logits and targets of one classification loss."""
 
@@ -83,7 +96,7 @@ class Observation:
     given: tuple[Tensor, Tensor] | None = None  # what it was called with
     weight: Tensor | None = None  # of the classes
     squashed: Tensor | None = None  # the latest output of a sigmoid before it
-    source: Tensor | None = None  # what the labels are the argmax of
+    origin: _Origin | None = None  # of labels that may be none of the data's
 
     def probabilities(self) -> Tensor:
         """Returns what torchmetrics takes: (N, C, *), or (N,) for a binary loss."""
@@ -168,14 +181,6 @@ class _Notes(Generic[T]):
         return found[1] if found is not None and found[0]() is tensor else None
 
 
-@dataclass(frozen=True)
-class _Origin:
-    """What made a tensor that is none of the data's, or may be none."""
-
-    name: str
-    source: Tensor | None = None  # of an argmax: are these scores the data's?
-
-
 class LossProbe(TorchFunctionMode):
     """Watches for classification losses while it is active.
 
@@ -232,7 +237,7 @@ class LossProbe(TorchFunctionMode):
         self._note_loss(name, out, args, kwargs)
         self._note_writing(name, args, kwargs, sources)
         for tensor in [out] if isinstance(out, Tensor) else _tensors_of(out):
-            self._note_making(name, args, tensor, sources)
+            self._note_making(name, args or (kwargs.get("data"),), tensor, sources)
         return out
 
     def choose(self, batch: Any, outputs: Any) -> Observation | str:
@@ -328,7 +333,7 @@ class LossProbe(TorchFunctionMode):
         elif origin is not None and origin.source is None:
             self.declined.append(_made_by(name, origin.name))
         else:
-            self._keep(replace(found, loss=name, source=origin.source if origin else None), out)
+            self._keep(replace(found, loss=name, origin=origin), out)
             weight = kwargs.get("weight", args[2] if len(args) > 2 else None)
             if name in _BINARY and isinstance(weight, Tensor):
                 self._left_out.append(((weight == 0).any(), f"the weight of {name} holds zeros"))
@@ -377,8 +382,9 @@ class LossProbe(TorchFunctionMode):
         if name in _SIGMOIDS and _has_memory(out):
             self._sigmoid = out.detach()
         if name in _FACTORIES or (name in _WRAPPERS and _is_of_numbers(name, args)):
-            self._made.put(out, _Origin(name))
-        elif name in _ARGMAXES and first is not None and not out.is_floating_point():
+            is_listed = name in _WRAPPERS and isinstance(args[0], (list, tuple))
+            self._made.put(out, _Origin(name, args[0] if is_listed else None))
+        elif name in _ARGMAXES and first is not None and _is_argmax(first, out):
             self._made.put(out, self._made.get(first) or _Origin(name, first.detach()))
         elif self._made:
             self._note_origin(out, sources)
@@ -395,7 +401,7 @@ class LossProbe(TorchFunctionMode):
         """Made is what is made of nothing else, or has any part in a prediction."""
         origins = [self._made.get(source) for source in sources]
         known = [origin for origin in origins if origin is not None]
-        predicted = next((origin for origin in known if origin.source is not None), None)
+        predicted = next((origin for origin in known if origin.is_predicted), None)
         if predicted is not None:
             self._made.put(out, predicted)
         elif known and len(known) == len(sources):
@@ -446,6 +452,11 @@ def _tensors_of(out: Any) -> list[Tensor]:
     return [one for one in out if isinstance(one, Tensor)] if isinstance(out, tuple) else []
 
 
+def _is_argmax(scores: Tensor, out: Tensor) -> bool:
+    """Returns whether places were made of scores; whole numbers, as one-hot labels, are none."""
+    return scores.is_floating_point() and not out.is_floating_point()
+
+
 def _is_of_numbers(name: str, args: tuple[Any, ...]) -> bool:
     """Returns whether a tensor is made of Python's numbers."""
     data = args[1 if name == "new_tensor" else 0] if args else None
@@ -489,8 +500,8 @@ def _leaves_out(part: Any) -> bool | Tensor:
 
 def _doubt_of_labels(each: Observation, batch: Any) -> str:
     """Returns why targets may be no classes of the samples of a batch, in words."""
-    if each.source is not None and not _is_data(each.source, batch):
-        return _made_by(each.loss, "an argmax")
+    if each.origin is not None and not _is_data(each.origin.source, batch):
+        return _made_by(each.loss, each.origin.name)
     target = _given(each)[1]
     entries = _entries(batch)
     if not target.ndim or not entries:
@@ -510,11 +521,22 @@ def _doubt_of_labels(each: Observation, batch: Any) -> str:
     return ""
 
 
-def _is_data(source: Tensor, batch: Any) -> bool:
+def _is_data(source: Any, batch: Any) -> bool:
+    if not isinstance(source, Tensor):
+        return _is_within(source, batch)
     if not _has_memory(source):
         return False
     shared = any(_shares_memory(source, entry) for entry in _entries(batch))
     return shared or entry_of(batch, source) is not None
+
+
+def _is_within(numbers: Any, batch: Any) -> bool:
+    """Returns whether the very same list is in a batch."""
+    if isinstance(batch, dict):
+        batch = list(batch.values())
+    if numbers is batch or not isinstance(batch, (list, tuple)):
+        return numbers is batch
+    return any(_is_within(numbers, part) for part in batch)
 
 
 def _is_tiled(target: Tensor, entry: Tensor) -> bool:

@@ -484,6 +484,17 @@ class OneHotArgmax(Style):
         return self.net(x), y.argmax(1)
 
 
+class LabelsInAList(Style):
+    """That the collate function left as they were, and are made a tensor in the step."""
+
+    def loader(self, x, y):
+        parts = zip(x.split(BATCH), y.split(BATCH), strict=True)
+        return DataLoader([{"x": a, "y": b.tolist()} for a, b in parts], batch_size=None)
+
+    def validation_step(self, batch, batch_idx):
+        F.cross_entropy(self(batch["x"]), torch.tensor(batch["y"]).to(self.device))
+
+
 class BinaryMasksSqueezed(BinaryMasks):
     """(B, H, W), as the masks of most datasets are."""
 
@@ -604,7 +615,7 @@ class EmptyFirst(Style):
 READ = [
     FocalOfItsAuthors, HardExamples, SampleWeights, MasksOfAllOnes, OneHotArgmax,
     BinaryMasksSqueezed, BinaryMasksFlat, PaddedNll, NextToken, TwoForms, CalledTwice,
-    NothingInTheMasks, LogitsByName, SparseAfterwards, TriesALoss, EmptyFirst,
+    LabelsInAList, NothingInTheMasks, LogitsByName, SparseAfterwards, TriesALoss, EmptyFirst,
     Plain, Criterion, ImportedFunction, ByKeyword, LogSoftmaxAndNll, SoftmaxLogAndNll,
     LabelSmoothing, ClassWeights, Focal, Temperature, ShiftedLabels, IgnoredClass, MaskedSubset,
     OneHot, OneHotInData, LoggedTwice, Distillation, BoxesToo, Chunks, MainHeadIsNamed,
@@ -1069,8 +1080,8 @@ DECLINED = {
     **dict.fromkeys(
         [SigmoidAfterwards, SigmoidInPlace, SpecialExpit], "is given the output of a sigmoid"
     ),
-    PseudoLabels: "made in the step, by an argmax",
-    SurePseudoLabels: "made in the step, by an argmax",
+    PseudoLabels: "made in the step, by argmax",
+    SurePseudoLabels: "made in the step, by max",
     RandomLabels: "made in the step, by randint",
     ShuffledPlaces: "made in the step, by randperm",
     ListedPlaces: "made in the step, by tensor",
