@@ -69,6 +69,7 @@ class Tally:
         self._metrics: Metric | MetricCollection | None = None
         self._has_metrics = False  # whether they were updated
         self._form: _Form | None = None
+        self._is_asked = False  # whether a batch with labels that count was doubted
         self._has_soft_labels: Tensor | None = None
         self._figures: dict[str, Tensor] | None = None
 
@@ -84,7 +85,6 @@ class Tally:
         """Adds a batch; what can't be added is withheld, together with all others."""
         form = _form_of(observation)
         if self._form is None:
-            self.withheld = self.withheld or _doubt(observation)
             if not self.withheld:
                 self._open(form, observation.logits.device)
         elif form != self._form:
@@ -92,6 +92,9 @@ class Tally:
                 f"the losses of its batches differ: of {_described(self._form)} in one and "
                 f"{_described(form)} in another"
             )
+        if not self._is_asked and not self.withheld and observation.given is not None:
+            self.withheld = _doubt(observation)
+            self._is_asked = bool(len(observation.counted()))
         if self.withheld:
             return
         soft = observation.has_soft_labels()
@@ -194,7 +197,7 @@ def _described(form: _Form) -> str:
 
 
 def _doubt(observation: Observation) -> str:
-    """Asks what waits for the device, and is therefore asked of the first batch alone."""
+    """Asks what waits for the device, and is therefore asked of the first labels alone."""
     soft = observation.has_soft_labels()
     if soft is not None and soft:
         return f"the targets of {observation.loss} are soft"
@@ -203,6 +206,11 @@ def _doubt(observation: Observation) -> str:
             "nll_loss is given no log-probabilities over the classes; it takes the output of "
             "log_softmax(..., dim=1)"
         )
+    if observation.lacks_a_class():
+        return f"a class has the weight 0 in {observation.loss}, so that its labels don't count"
+    squash = observation.squash()
+    if squash:
+        return f"{observation.loss} is given the output of a {squash}, not what goes into it"
     return ""
 
 

@@ -70,8 +70,8 @@ def test_binary_losses_are_two_classes(shape, from_logits):
         (lambda: F.mse_loss(LOGITS, LOGITS), "mse_loss is not a loss of classes"),
         (lambda: F.cross_entropy(LOGITS[:, :1], 0 * LABELS), "are of a single class"),
         (lambda: F.binary_cross_entropy_with_logits(LOGITS, LOGITS.sigmoid()), "multi-label"),
-        (lambda: F.cross_entropy(LOGITS.softmax(1), LABELS), "is given the output of a softmax"),
-        (lambda: F.cross_entropy(LOGITS, torch.zeros(6).long()), "are made in the step"),
+        (lambda: F.cross_entropy(LOGITS, torch.zeros(6).long()), "made in the step, by zeros"),
+        (lambda: F.cross_entropy(LOGITS, LABELS.new_tensor(6 * [1])), "by new_tensor"),
     ],
 )
 def test_other_losses_are_declined_in_words(loss, reason):
@@ -132,6 +132,47 @@ def test_what_is_changed_after_the_loss_is_noticed(change):
     assert "changed in place" in probe.choose((x, y), None)
 
 
+@pytest.mark.parametrize("make", [torch.tensor, torch.as_tensor], ids=["tensor", "as_tensor"])
+def test_labels_of_a_list_are_the_datas_if_the_list_is(make):
+    listed = LABELS.tolist()
+
+    with LossProbe() as probe:
+        F.cross_entropy(LOGITS, make(data=listed))
+
+    assert probe.choose({"x": [LOGITS, listed]}, None) is probe.observations[0]
+    assert "made in the step, by" in probe.choose((LOGITS, list(listed)), None)
+
+
+@pytest.mark.parametrize(
+    "labels",
+    [
+        lambda: LABELS + torch.tensor(0),
+        lambda: torch.where(LABELS > 1, torch.tensor(1), torch.tensor(0)),
+        lambda: torch.tensor([3, 2, 1, 0])[LABELS],
+        lambda: torch.zeros(6, 4).scatter_(1, LABELS[:, None], 1),
+        lambda: torch.empty(6, dtype=torch.long).copy_(LABELS),
+        lambda: F.one_hot(LABELS).argmax(1),
+    ],
+    ids=["sum", "where", "look-up", "scatter", "copy", "argmax"],
+)
+def test_labels_that_the_data_has_a_part_in_are_read(labels):
+    with LossProbe() as probe:
+        F.cross_entropy(LOGITS, labels())
+
+    assert probe.choose((LOGITS, LABELS), None) is probe.observations[0]
+
+
+def test_operations_on_tensors_without_memory_are_let_pass():
+    with LossProbe() as probe:
+        each = F.cross_entropy(LOGITS, LABELS, reduction="none")
+        torch.eye(6).to_sparse() @ each
+        torch.nested.nested_tensor([LOGITS[0], LOGITS[1, :2]], layout=torch.jagged).sigmoid()
+        torch.vmap(lambda row: row.sigmoid().squeeze())(LOGITS)
+        F.binary_cross_entropy_with_logits(LOGITS[:, 0], (LABELS > 1).float())
+
+    assert "are left out afterwards" in probe.choose((LOGITS, LABELS), None)
+
+
 def test_the_same_loss_twice_is_one():
     with LossProbe() as probe:
         F.cross_entropy(LOGITS, LABELS)
@@ -140,13 +181,27 @@ def test_the_same_loss_twice_is_one():
     assert probe.choose((LOGITS, LABELS), None) is probe.observations[0]
 
 
-def test_equal_logits_of_two_heads_are_two_losses():
-    """As those of heads that both start from zero."""
+def test_equal_logits_of_two_losses_are_one():
     with LossProbe() as probe:
         F.cross_entropy(LOGITS, LABELS)
-        F.cross_entropy(LOGITS.clone(), LABELS)
+        F.nll_loss(LOGITS.double().log_softmax(1), LABELS)
+
+    assert probe.choose((LOGITS, LABELS), None) is probe.observations[0]
+
+
+def test_two_heads_that_start_from_zero_are_two_losses():
+    with LossProbe() as probe:
+        F.cross_entropy(0 * LOGITS, LABELS)
+        F.cross_entropy(0 * LOGITS, LABELS)
 
     assert "2 classification losses" in probe.choose((LOGITS, LABELS), None)
+
+
+def test_a_loss_that_raises_is_none():
+    with LossProbe() as probe, pytest.raises(RuntimeError):
+        F.cross_entropy(LOGITS, LABELS.half())
+
+    assert not probe.observations
 
 
 def test_the_entry_that_targets_come_from_is_found():

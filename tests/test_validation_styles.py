@@ -135,7 +135,7 @@ class LabelSmoothing(Style):
 
 class ClassWeights(Style):
     def loss(self, logits, y):
-        return F.cross_entropy(logits, y, torch.tensor([1.0, 2.0, 3.0, 0.0]))
+        return F.cross_entropy(logits, y, torch.tensor([1.0, 2.0, 3.0, 0.5]))
 
 
 class Focal(Style):
@@ -441,7 +441,181 @@ class WrittenLabels(Style):
         return self.net(x), (y > 1).long()
 
 
+class FocalOfItsAuthors(Binary):
+    """As torchvision has it: factors of labels and of probabilities that saturate."""
+
+    def __init__(self):
+        super().__init__()
+        nn.init.normal_(self.net.weight, std=9.0)
+
+    def loss(self, logits, y):
+        logits, y = logits[:, 0], y.float()
+        p = logits.sigmoid()
+        ce = F.binary_cross_entropy_with_logits(logits, y, reduction="none")
+        p_t = p * y + (1 - p) * (1 - y)
+        return ((0.25 * y + 0.75 * (1 - y)) * (ce * (1 - p_t) ** 2)).mean()
+
+
+class HardExamples(Style):
+    def loss(self, logits, y):
+        return F.cross_entropy(logits, y, reduction="none").topk(3)[0].mean()
+
+
+class SampleWeights(Style):
+    def loss(self, logits, y):
+        return (F.cross_entropy(logits, y, reduction="none") * (1 + y)).mean()
+
+
+class MasksOfAllOnes(Style):
+    def loss(self, logits, y):
+        each, mask = F.cross_entropy(logits, y, reduction="none"), y >= 0
+        return (each * mask)[mask].masked_fill(~mask, 0).sum() / mask.sum()
+
+
+class OneHotArgmax(Style):
+    def data(self):
+        x, y = super().data()
+        return x, F.one_hot(y, CLASSES).float()
+
+    def loss(self, logits, y):
+        return F.cross_entropy(logits, y.argmax(1))
+
+    def truth(self, x, y):
+        return self.net(x), y.argmax(1)
+
+
+class LabelsInAList(Style):
+    """That the collate function left as they were, and are made a tensor in the step."""
+
+    def loader(self, x, y):
+        parts = zip(x.split(BATCH), y.split(BATCH), strict=True)
+        return DataLoader([{"x": a, "y": b.tolist()} for a, b in parts], batch_size=None)
+
+    def validation_step(self, batch, batch_idx):
+        F.cross_entropy(self(batch["x"]), torch.tensor(batch["y"]).to(self.device))
+
+
+class BinaryMasksSqueezed(BinaryMasks):
+    """(B, H, W), as the masks of most datasets are."""
+
+    def data(self):
+        x, y = super().data()
+        return x, y.squeeze(1)
+
+    def loss(self, logits, y):
+        return F.binary_cross_entropy_with_logits(logits.squeeze(1).float(), y)
+
+
+class BinaryMasksFlat(BinaryMasksSqueezed):
+    def loss(self, logits, y):
+        return F.binary_cross_entropy_with_logits(logits.flatten(), y.flatten())
+
+
+class PaddedNll(Style):
+    """Whose padding has zeros for log-probabilities."""
+
+    def data(self):
+        kept = torch.rand(SIZE, 5) > 0.5
+        y = torch.randint(CLASSES, (SIZE, 5)).masked_fill(~kept, -100)
+        return torch.randn(SIZE, 5, FEATURES), y
+
+    def loss(self, logits, y):
+        given = logits.log_softmax(-1) * (y >= 0)[..., None]
+        return F.nll_loss(given.view(-1, CLASSES), y.view(-1))
+
+    def truth(self, x, y):
+        return self.net(x)[y >= 0], y[y >= 0]
+
+
+class NextToken(Style):
+    """Whose targets are several times as many as there are samples."""
+
+    def data(self):
+        return torch.randn(SIZE, 5, FEATURES), torch.randint(CLASSES, (SIZE, 5))
+
+    def loss(self, logits, y):
+        return F.cross_entropy(logits[:, :-1].flatten(0, 1), y[:, 1:].flatten())
+
+    def truth(self, x, y):
+        return self.net(x)[:, :-1].flatten(0, 1), y[:, 1:].flatten()
+
+
+class TwoForms(Style):
+    """Of one loss."""
+
+    def loss(self, logits, y):
+        F.cross_entropy(logits.double(), y)
+        return F.cross_entropy(logits, y) + F.nll_loss(logits.log_softmax(1), y)
+
+
+class CalledTwice(Style):
+    def validation_step(self, batch, batch_idx):
+        x, y = batch
+        F.cross_entropy(self(x), y)
+        F.cross_entropy(self(x), y)
+
+
+class LogitsByName(Style):
+    """The same up to what a softmax or a temperature leaves as it is."""
+
+    def validation_step(self, batch, batch_idx):
+        x, y = batch
+        logits = self(x)
+        if batch_idx:
+            return {"loss": F.nll_loss(logits.log_softmax(1), y), "logits": logits.bfloat16()}
+        return {"loss": F.nll_loss((3 * logits / 3).log_softmax(1), y), "logits": logits}
+
+
+class SparseAfterwards(Style):
+    """Tensors without a storage are written to when the loss is done."""
+
+    def validation_step(self, batch, batch_idx):
+        x, y = batch
+        logits = self(x)
+        loss = F.cross_entropy(logits, y)
+        torch.eye(3).to_sparse().mul_(2)
+        torch.func.vmap(lambda row: row.clone().add_(1).sum())(logits)
+        torch.nested.nested_tensor([logits[0], logits[1, :2]], layout=torch.jagged).mul_(2)
+        return {"loss": loss, "logits": logits.to_sparse()}
+
+
+class TriesALoss(Style):
+    """That raises, and is none."""
+
+    def loss(self, logits, y):
+        with pytest.raises(RuntimeError):
+            F.cross_entropy(logits, y.half())
+        return F.cross_entropy(logits, y)
+
+
+class NothingInTheMasks(BinaryMasksFlat):
+    """And a label of the image, which is then the same for all pixels."""
+
+    def data(self):
+        x, y = super().data()
+        return x, y * (torch.arange(SIZE) >= BATCH)[:, None, None], torch.zeros(SIZE)
+
+    def loader(self, x, y, label):
+        return loader_of(x, y, label)
+
+    def validation_step(self, batch, batch_idx):
+        x, y, _ = batch
+        self.loss(self(x), y)
+
+    def truth(self, x, y, label):
+        return super().truth(x, y)
+
+
+class EmptyFirst(Style):
+    def loader(self, x, y):
+        parts = zip(x.split(BATCH), y.split(BATCH), strict=True)
+        return DataLoader([(x[:0], y[:0]), *parts], batch_size=None)
+
+
 READ = [
+    FocalOfItsAuthors, HardExamples, SampleWeights, MasksOfAllOnes, OneHotArgmax,
+    BinaryMasksSqueezed, BinaryMasksFlat, PaddedNll, NextToken, TwoForms, CalledTwice,
+    LabelsInAList, NothingInTheMasks, LogitsByName, SparseAfterwards, TriesALoss, EmptyFirst,
     Plain, Criterion, ImportedFunction, ByKeyword, LogSoftmaxAndNll, SoftmaxLogAndNll,
     LabelSmoothing, ClassWeights, Focal, Temperature, ShiftedLabels, IgnoredClass, MaskedSubset,
     OneHot, OneHotInData, LoggedTwice, Distillation, BoxesToo, Chunks, MainHeadIsNamed,
@@ -718,7 +892,206 @@ class RunsItselfTwice(Style):
             self.validation_step([-batch[0], batch[1]], batch_idx, again=False)
 
 
+class Masked(Style):
+    """Padding of class 0, whose loss is masked."""
+
+    def loss(self, logits, y):
+        mask = (y != 0).float()
+        return (F.cross_entropy(logits, y, reduction="none") * mask).sum() / mask.sum()
+
+
+class MaskedInPlace(Style):
+    def loss(self, logits, y):
+        return F.cross_entropy(logits, y, reduction="none").mul_(y != 0).mean()
+
+
+class MaskedByADot(Style):
+    def loss(self, logits, y):
+        return F.cross_entropy(logits, y, reduction="none") @ (y != 0).float()
+
+
+class MaskedByIndex(Style):
+    def loss(self, logits, y):
+        return F.cross_entropy(logits, y, reduction="none").view(-1, 1)[y != 0].mean()
+
+
+class MaskedByWhere(Style):
+    def loss(self, logits, y):
+        return torch.where(y != 0, F.cross_entropy(logits, y, reduction="none"), 0).mean()
+
+
+class MaskedByFill(Style):
+    def loss(self, logits, y):
+        return F.cross_entropy(logits, y, reduction="none").masked_fill(y == 0, 0).mean()
+
+
+class MaskedByWriting(Style):
+    def loss(self, logits, y):
+        each = F.cross_entropy(logits, y, reduction="none")
+        each[y == 0] = 0
+        return each.mean()
+
+
+class MaskedByWeight(Binary):
+    def loss(self, logits, y):
+        mask = torch.arange(len(y)) > 2
+        return F.binary_cross_entropy_with_logits(logits[:, 0], y.float(), weight=mask.float())
+
+
+class ClassWithoutWeight(Style):
+    def loss(self, logits, y):
+        return F.cross_entropy(logits, y, torch.tensor([0.0, 1.0, 1.0, 1.0]))
+
+
+class SoftmaxOfANet(Style):
+    """Which is compiled, or viewed and cast as those of a segmentation are."""
+
+    def __init__(self):
+        super().__init__()
+        self.fast = torch.compile(nn.Sequential(self.net, nn.Softmax(1)), backend="eager")
+
+    def forward(self, x):
+        return self.fast(x)
+
+
+class SoftmaxAfterwards(Style):
+    def loss(self, logits, y):
+        return F.cross_entropy(logits.bfloat16().softmax(1).float().clamp(1e-7, 1)[y >= 0], y)
+
+
+class SoftmaxOfViews(Style):
+    def loss(self, logits, y):
+        return F.cross_entropy((logits.softmax(1) + (2 * logits).softmax(1)) / 2, y)
+
+
+class SoftmaxAfterNothing(EmptyFirst):
+    def loss(self, logits, y):
+        return F.cross_entropy(logits.softmax(1), y)
+
+
+class SigmoidAfterwards(Binary):
+    def loss(self, logits, y):
+        given = logits.sigmoid().clamp(1e-6, 1 - 1e-6).squeeze()
+        return F.binary_cross_entropy_with_logits(given, y.float())
+
+
+class SigmoidInPlace(Binary):
+    def loss(self, logits, y):
+        return F.binary_cross_entropy_with_logits(logits.sigmoid_()[:, 0], y.float())
+
+
+class SpecialExpit(Binary):
+    def loss(self, logits, y):
+        return F.binary_cross_entropy_with_logits(torch.special.expit(logits)[:, 0], y.float())
+
+
+class PseudoLabels(Style):
+    def loss(self, logits, y):
+        return F.cross_entropy(logits, logits.softmax(1).argmax(1))
+
+
+class SurePseudoLabels(Style):
+    def loss(self, logits, y):
+        sure, labels = self.aux(torch.ones(len(y), FEATURES)).softmax(1).max(1)
+        return F.cross_entropy(logits, torch.where(sure > 0.1, labels, -100))
+
+
+class RandomLabels(Style):
+    def loss(self, logits, y):
+        return F.cross_entropy(logits, torch.randint(CLASSES, (len(y),)))
+
+
+class ShuffledPlaces(Style):
+    def loss(self, logits, y):
+        return F.cross_entropy(F.pad(logits @ logits.T, (0, 3)), torch.randperm(len(y)))
+
+
+class ListedPlaces(Style):
+    def loss(self, logits, y):
+        return F.cross_entropy(logits, torch.tensor([i % CLASSES for i in range(len(y))]))
+
+
+class ViewsInOneLoss(Style):
+    def validation_step(self, batch, batch_idx):
+        x, y = batch
+        F.cross_entropy(self(torch.cat([x, -x])), torch.cat([y, y]))
+
+
+class CropsInOneLoss(Style):
+    def validation_step(self, batch, batch_idx):
+        x, y = batch
+        crops = torch.stack([x, -x, x / 2], 1)
+        F.cross_entropy(self(crops).flatten(0, 1), y.repeat_interleave(3))
+
+
+class MarginInTheLoss(Style):
+    def validation_step(self, batch, batch_idx):
+        x, y = batch
+        logits = self(x)
+        loss = F.cross_entropy(logits - 3 * F.one_hot(y, CLASSES), y)
+        return {"loss": loss, "logits": logits}
+
+
+class MultiLabelFlat(Style):
+    def loss(self, logits, y):
+        labels = F.one_hot(y, CLASSES).float()
+        return F.binary_cross_entropy_with_logits(logits.view(-1), labels.view(-1))
+
+
+class MultiLabelInTheLastDimension(Style):
+    def loss(self, logits, y):
+        labels = F.one_hot(y, CLASSES).float()
+        return F.binary_cross_entropy_with_logits(logits[:, None], labels[:, None])
+
+
+class MultiLabelTokens(Style):
+    """(B, T, K) is no (B, H, W)."""
+
+    def data(self):
+        y = torch.randint(2, (SIZE, 3, CLASSES)).float()
+        return torch.randn(SIZE, 3, FEATURES), y
+
+    def loss(self, logits, y):
+        return F.binary_cross_entropy_with_logits(logits, y)
+
+
+class NllOfLogitsAfterNothing(EmptyFirst):
+    def loss(self, logits, y):
+        return F.nll_loss(logits, y)
+
+
+_MASK = "entries of a loss with reduction='none' are left out afterwards"
+_MANY = "the targets of cross_entropy hold every label several times"
+
 DECLINED = {
+    **dict.fromkeys(
+        [
+            *(Masked, MaskedInPlace, MaskedByADot, MaskedByIndex, MaskedByWhere, MaskedByFill),
+            MaskedByWriting,
+        ],
+        _MASK,
+    ),
+    MaskedByWeight: "the weight of binary_cross_entropy_with_logits holds zeros",
+    ClassWithoutWeight: "a class has the weight 0 in cross_entropy",
+    **dict.fromkeys(
+        [SoftmaxOfANet, SoftmaxAfterwards, SoftmaxOfViews, SoftmaxAfterNothing],
+        "cross_entropy is given the output of a softmax",
+    ),
+    **dict.fromkeys(
+        [SigmoidAfterwards, SigmoidInPlace, SpecialExpit], "is given the output of a sigmoid"
+    ),
+    PseudoLabels: "made in the step, by argmax",
+    SurePseudoLabels: "made in the step, by max",
+    RandomLabels: "made in the step, by randint",
+    ShuffledPlaces: "made in the step, by randperm",
+    ListedPlaces: "made in the step, by tensor",
+    ViewsInOneLoss: _MANY,
+    CropsInOneLoss: _MANY,
+    MarginInTheLoss: r"other logits than outputs\['logits'\]",
+    MultiLabelFlat: "multi-label",
+    MultiLabelInTheLastDimension: "multi-label",
+    MultiLabelTokens: "multi-label",
+    NllOfLogitsAfterNothing: "nll_loss is given no log-probabilities over the classes",
     Regression: "mse_loss is not a loss of classes",
     Hinge: "multi_margin_loss says nothing of probabilities",
     HingeToo: "1 classification losses, .* and 1 more that can't be read",
