@@ -15,7 +15,8 @@ from torchmetrics import Metric, MetricCollection
 
 from lightning_mixup.calibration import CalibrationStatistics
 from lightning_mixup.interception import Interception, without_module
-from lightning_mixup.loss_probe import LossProbe, Observation
+from lightning_mixup.loss_probe import LossProbe
+from lightning_mixup.observation import Observation
 from lightning_mixup.repeats import Rows, rows_of, without_repeats
 from lightning_mixup.tally import Metrics, Tally, check_names
 

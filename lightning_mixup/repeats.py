@@ -12,7 +12,8 @@ from typing import Any
 
 from torch.utils.data import BatchSampler, DistributedSampler, Sampler
 
-from lightning_mixup.loss_probe import Observation, entry_of
+from lightning_mixup.beliefs import entry_of
+from lightning_mixup.observation import Observation
 
 __all__ = ["Rows", "rows_of", "without_repeats"]
 

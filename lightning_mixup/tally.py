@@ -16,7 +16,7 @@ from torch import Tensor, distributed
 from torchmetrics import Metric, MetricCollection
 
 from lightning_mixup.calibration import CalibrationStatistics
-from lightning_mixup.loss_probe import Observation
+from lightning_mixup.observation import Observation
 
 __all__ = ["FIGURES", "Metrics", "Tally", "check_names"]
 

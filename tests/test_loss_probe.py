@@ -5,7 +5,8 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from lightning_mixup.loss_probe import LossProbe, entry_of
+from lightning_mixup.beliefs import entry_of
+from lightning_mixup.loss_probe import LossProbe
 
 LOGITS, LABELS = torch.randn(6, 4), torch.arange(6) % 4
 BINARY = torch.randn(6, requires_grad=True)

@@ -38,6 +38,8 @@ ORDER = [
     "layers",
     "suggestions",
     "doors",
+    "observation",
+    "beliefs",
     "loss_probe",
     "reliability",
     "samples",

@@ -4,7 +4,8 @@ import pytest
 import torch
 
 from lightning_mixup import classification_metrics
-from lightning_mixup.loss_probe import LossProbe, Observation
+from lightning_mixup.loss_probe import LossProbe
+from lightning_mixup.observation import Observation
 from lightning_mixup.tally import FIGURES, Tally
 
 LOGITS, LABELS = torch.randn(8, 3), torch.arange(8) % 3
