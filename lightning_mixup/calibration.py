@@ -71,25 +71,38 @@ class _Statistics(Metric):
     def compute(self) -> dict[str, Tensor]:
         """Returns the figures of all batches so far, pooled over processes."""
         cells, bins = self.cells(), self.bins()
-        samples = cells.count.sum()
-        brier, rest, whole, endless, hits = self._host()[-_TOTALS:].double()
-        nll = torch.where(endless > 0, math.inf, whole + rest / _UNITS)
-        left_out = self._host()[: 2 * (self.n_cells + 2)].reshape(2, -1)[:, self.n_cells]
-        figures = {
-            "accuracy": hits / samples,
-            "ece": bins.expected_calibration_error(),
+        others = {
             "mce": bins.maximum_calibration_error(),
             "rmsce": bins.root_mean_square_calibration_error(),
             "debiased_l2": bins.debiased_calibration_error(),
             "adaptive_ece": cells.equal_mass(self.n_bins).expected_calibration_error(),
             "smooth_ece": cells.smooth_calibration_error(),
             "noise_floor": bins.noise_floor(),
+        }
+        return {**self.headline(), **self._on_device(others)}
+
+    def headline(self) -> dict[str, Tensor]:
+        """Returns the figures that are cheap: those of a log, and what was left out.
+
+        As with ``bins``, they are this process's own.
+        """
+        cells = self.cells()
+        samples = cells.count.sum()
+        brier, rest, whole, endless, hits = self._host()[-_TOTALS:].double()
+        nll = torch.where(endless > 0, math.inf, whole + rest / _UNITS)
+        left_out = self._host()[: 2 * (self.n_cells + 2)].reshape(2, -1)[:, self.n_cells]
+        figures = {
+            "accuracy": hits / samples,
+            "ece": self.bins().expected_calibration_error(),
             "confidence_gap": cells.confidence_gap(),
             "nll": nll / samples,
             "brier": brier / _UNITS / samples,
             "nonfinite": left_out.sum(),
             "count": samples,
         }
+        return self._on_device(figures)
+
+    def _on_device(self, figures: dict[str, Tensor]) -> dict[str, Tensor]:
         values = torch.stack([figure.double() for figure in figures.values()])
         dtype = torch.float32 if self.sums.device.type == "mps" else torch.float64
         return dict(zip(figures, values.to(self.sums.device, dtype).unbind(), strict=True))

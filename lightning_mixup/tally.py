@@ -167,7 +167,9 @@ class Tally:
             return {}
         if self._form is None:
             self._open(forms.pop(), _device_of_pooling())
-        return {**self.statistics.compute(), **self._pool_metrics(reports)}
+        with self.statistics.sync_context():
+            ours = self.statistics.headline()
+        return {**ours, **self._pool_metrics(reports)}
 
     def _pool_metrics(self, reports: list[_Report]) -> dict[str, Tensor]:
         if self._metrics is None:

@@ -366,6 +366,18 @@ def test_brier_is_the_mean_squared_distance_to_the_label(scale):
     assert_close(figures["brier"], distance.square().sum(1).mean(), rtol=0, atol=1e-9)
 
 
+def test_the_headline_is_the_cheap_part_of_all_figures():
+    statistics = CalibrationStatistics()
+    statistics.update(torch.randn(50, 3), torch.arange(50) % 3)
+
+    headline, figures = statistics.headline(), statistics.compute()
+
+    assert set(headline) == {
+        "accuracy", "ece", "confidence_gap", "nll", "brier", "nonfinite", "count"
+    }  # fmt: skip
+    assert headline.items() <= figures.items()
+
+
 def test_figures_are_those_of_the_bins():
     statistics = measured(*draw(), n_bins=7)
     bins, cells = statistics.bins(), statistics.cells()
