@@ -63,7 +63,8 @@ def cannot_tell(
         f"Say which entries are mixed, by index, key, dotted path or a function{example}; others "
         "are left alone. targets=None is for modules that use no labels."
     ]
-    pairs = _are_pairs(*_sets(batch, leaves))
+    sets = _sets(batch, leaves)
+    pairs = _are_pairs(*sets)
     if arrays:
         names = " and ".join(arrays)
         sentences.append(f"To mix {names}, make a tensor in the collate function: {MAKE_TENSORS}.")
@@ -71,7 +72,7 @@ def cannot_tell(
     integers = [
         name_of_path(path)
         for path in tensors
-        if path not in _sets(batch, leaves)[1] and not can_be_mixed(leaves[path])
+        if path not in sets[1] and not can_be_mixed(leaves[path])
         if not tells_apart(batch, path, leaves[path])
     ]
     if integers:

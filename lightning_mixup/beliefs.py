@@ -20,6 +20,7 @@ from lightning_mixup.observation import (
 )
 
 __all__ = [
+    "MULTI_LABEL",
     "agreeing",
     "distinct",
     "doubt_of_labels",
@@ -30,13 +31,11 @@ __all__ = [
     "made_by",
 ]
 
+# What leaves out or weighs entries of a loss with reduction="none".
 _PICKS = frozenset(("index_select", "gather", "take", "take_along_dim", "__setitem__", "select"))
-
 _PRODUCTS = frozenset(("mul", "multiply", "mul_", "multiply_"))
-
 _SUMS_OF_PRODUCTS = frozenset(("matmul", "dot", "inner", "vdot", "mv", "einsum", "tensordot"))
-
-_MULTI_LABEL = "multi-label"
+MULTI_LABEL = "multi-label"
 
 
 def entry_of(batch: Any, tensor: Tensor) -> Tensor | None:
@@ -113,14 +112,14 @@ def doubt_of_labels(each: Observation, batch: Any) -> str:
     if is_tiled and entry_of(batch, target) is None:  # else a mask that is all background
         return f"the targets of {each.loss} hold every label several times, as of views or crops"
     if each.is_binary and target.ndim == 3 and target.shape[1] == 1 < target.shape[2]:
-        return f"the targets of {each.loss} are {_MULTI_LABEL}"
+        return f"the targets of {each.loss} are {MULTI_LABEL}"
     if each.is_binary and target.numel() == len(target):
         size = target.numel()
         is_known = any(
             size <= len(entry) or (size == entry.numel() and entry.ndim > 2) for entry in entries
         )
         if not is_known:
-            return f"the targets of {each.loss} are {_MULTI_LABEL}"
+            return f"the targets of {each.loss} are {MULTI_LABEL}"
     return ""
 
 

@@ -18,6 +18,7 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
 from lightning_mixup.beliefs import (
+    MULTI_LABEL,
     agreeing,
     distinct,
     doubt_of_labels,
@@ -69,7 +70,6 @@ _WRAPPERS = frozenset(("tensor", "as_tensor", "new_tensor"))  # of Python's numb
 _ARGMAXES = frozenset(("argmax", "max"))
 _SIGMOIDS = frozenset(("sigmoid", "sigmoid_", "special_expit", "expit"))
 _SQUEEZES = frozenset(("squeeze", "__getitem__", "select"))
-# What leaves out or weighs entries of a loss with reduction="none".
 # Losses of classes whose probabilities can't be known, or are never in one place.
 _UNREADABLE = frozenset((
     "multi_margin_loss",
@@ -240,8 +240,7 @@ class LossProbe(TorchFunctionMode):
         if torch.compiler.is_compiling():  # which can't follow the questions below
             found = _READERS[name](*args, **kwargs)
             if isinstance(found, str):
-                self.declined.append(f"the targets of {name} are {found}")
-                self._rivals += found == _MULTI_LABEL
+                self._decline(name, found)
             else:
                 self.observations.append(replace(found, loss=name))
             return
@@ -251,8 +250,7 @@ class LossProbe(TorchFunctionMode):
         found = _READERS[name](*args, **kwargs, **({"dense": dense} if name in _BINARY else {}))
         origin = self._made.get(target)
         if isinstance(found, str):
-            self.declined.append(f"the targets of {name} are {found}")
-            self._rivals += found == _MULTI_LABEL
+            self._decline(name, found)
         elif not has_memory(inputs_of(found)[0]):
             self.declined.append(
                 f"{name} is computed inside of torch.func, for a sample at a time"
@@ -265,6 +263,10 @@ class LossProbe(TorchFunctionMode):
             weight = kwargs.get("weight", args[2] if len(args) > 2 else None)
             if name in _BINARY and isinstance(weight, Tensor):
                 self._left_out.append(((weight == 0).any(), f"the weight of {name} holds zeros"))
+
+    def _decline(self, name: str, targets: str) -> None:
+        self.declined.append(f"the targets of {name} are {targets}")
+        self._rivals += targets == MULTI_LABEL
 
     def _keep(self, found: Observation, out: Any) -> None:
         squashed = self._sigmoid
@@ -365,9 +367,6 @@ def _is_of_numbers(name: str, args: tuple[Any, ...]) -> bool:
     return isinstance(data, (bool, int, float, list, tuple, range)) and not tensors_in(data)
 
 
-_MULTI_LABEL = "multi-label"
-
-
 def _from_cross_entropy(
     input: Tensor,
     target: Tensor,
@@ -416,7 +415,7 @@ def _binary(
     # question of its own.
     is_column = positive.ndim < 2 or positive.shape[1] == 1
     if not is_column and not (dense and positive.ndim > 2):
-        return _MULTI_LABEL
+        return MULTI_LABEL
     logits = torch.stack([negative.reshape(-1), positive.reshape(-1)], dim=1)
     return Observation(
         logits.detach(),
