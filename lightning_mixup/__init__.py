@@ -3,6 +3,7 @@
 import lightning_mixup.rules  # noqa: F401  gives MixedTarget its rule
 from lightning_mixup.calibration import BinaryCalibrationStatistics, CalibrationStatistics
 from lightning_mixup.callback import MixupCallback
+from lightning_mixup.errors import MixupError
 from lightning_mixup.figures import classification_metrics
 from lightning_mixup.monitor import CalibrationMonitor
 from lightning_mixup.plot import reliability_diagram
@@ -20,6 +21,7 @@ __all__ = [
     "MixedTarget",
     "Mixup",
     "MixupCallback",
+    "MixupError",
     "ReliabilityBins",
     "classification_metrics",
     "merge",

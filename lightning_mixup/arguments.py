@@ -7,6 +7,7 @@ from numbers import Real
 from typing import Any
 
 from lightning_mixup.batch import Selector
+from lightning_mixup.errors import MixupTypeError, MixupValueError
 from lightning_mixup.recipes import Mixup
 
 __all__ = [
@@ -23,20 +24,20 @@ def choose_recipe(alpha: float | None, recipe: Mixup | None) -> Mixup:
     """Returns the recipe that alpha is short for, or the one given.
 
     Raises:
-        TypeError: If the recipe is none.
-        ValueError: If both are given.
+        MixupTypeError: If the recipe is none.
+        MixupValueError: If both are given.
     """
     if isinstance(alpha, Mixup):
-        raise TypeError(f"alpha={alpha!r} is a recipe. Write recipe={alpha!r}.")
+        raise MixupTypeError(f"alpha={alpha!r} is a recipe. Write recipe={alpha!r}.")
     if recipe is None:
         return Mixup() if alpha is None else Mixup(alpha)
     if alpha is not None:
-        raise ValueError(
+        raise MixupValueError(
             f"MixupCallback got both alpha={alpha!r} and recipe={recipe!r}. alpha is short for "
             "recipe=Mixup(alpha): give one of them."
         )
     if not isinstance(recipe, Mixup):
-        raise TypeError(
+        raise MixupTypeError(
             f"recipe={recipe!r} is a {type(recipe).__name__}, not a recipe. Write, for example, "
             "recipe=Mixup(1.0, per_sample=True)."
         )
@@ -47,13 +48,13 @@ def check_probability(prob: float) -> float:
     """Returns a number in [0, 1].
 
     Raises:
-        TypeError: If it is not a number.
-        ValueError: If it is out of range.
+        MixupTypeError: If it is not a number.
+        MixupValueError: If it is out of range.
     """
     if isinstance(prob, bool) or not isinstance(prob, Real):
-        raise TypeError(f"prob={prob!r} is not a number. Give a probability, from 0 to 1.")
+        raise MixupTypeError(f"prob={prob!r} is not a number. Give a probability, from 0 to 1.")
     if not 0 <= prob <= 1:
-        raise ValueError(f"prob={prob!r} is not a probability. Give a number from 0 to 1.")
+        raise MixupValueError(f"prob={prob!r} is not a probability. Give a number from 0 to 1.")
     return prob
 
 
@@ -61,26 +62,26 @@ def check_flag(name: str, value: bool) -> bool:  # noqa: FBT001
     """Returns True or False.
 
     Raises:
-        TypeError: If it is neither.
+        MixupTypeError: If it is neither.
     """
     if isinstance(value, bool):
         return value
-    raise TypeError(f"{name}={value!r} is a {type(value).__name__}. Give True or False.")
+    raise MixupTypeError(f"{name}={value!r} is a {type(value).__name__}. Give True or False.")
 
 
 def check_layers(layers: str | Sequence[str]) -> tuple[str, ...]:
     """Returns the names of places, each once.
 
     Raises:
-        TypeError: If it is neither a name nor several.
-        ValueError: If it names nothing.
+        MixupTypeError: If it is neither a name nor several.
+        MixupValueError: If it names nothing.
     """
     names = [layers] if isinstance(layers, str) else layers
     advice = 'Give names such as "input" and "net.layer1", as in `module.named_modules()`.'
     if not isinstance(names, Sequence) or not all(isinstance(name, str) for name in names):
-        raise TypeError(f"layers={layers!r} is neither a name nor a list of names. {advice}")
+        raise MixupTypeError(f"layers={layers!r} is neither a name nor a list of names. {advice}")
     if not names or "" in names:
-        raise ValueError(f"layers={layers!r} leaves no place to mix. {advice}")
+        raise MixupValueError(f"layers={layers!r} leaves no place to mix. {advice}")
     return tuple(dict.fromkeys(names))
 
 
@@ -88,7 +89,7 @@ def check_selector(name: str, selector: Selector) -> Selector:
     """Returns what names one or more entries of a batch.
 
     Raises:
-        TypeError: If it is neither index, key or path, nor several of them, nor a function.
+        MixupTypeError: If it is neither index, key or path, nor several of them, nor a function.
     """
     if callable(selector):
         return selector
@@ -96,7 +97,7 @@ def check_selector(name: str, selector: Selector) -> Selector:
     fits = all(isinstance(part, (int, str)) and not isinstance(part, bool) for part in parts)
     if (fits and parts) or (name == "targets" and selector is None):
         return selector
-    raise TypeError(
+    raise MixupTypeError(
         f"{name}={selector!r} names no entry of a batch. Give an index such as 0, a key or dotted "
         "path such as 'image', a list of them, or a function of the batch that returns tensors."
     )
@@ -106,8 +107,8 @@ def check_type(name: str, value: Any, kind: type, expected: str) -> Any:
     """Returns None, or a value of the given type.
 
     Raises:
-        TypeError: If it is of another.
+        MixupTypeError: If it is of another.
     """
     if value is None or (isinstance(value, kind) and not isinstance(value, bool)):
         return value
-    raise TypeError(f"{name}={value!r} is a {type(value).__name__}. Give {expected}.")
+    raise MixupTypeError(f"{name}={value!r} is a {type(value).__name__}. Give {expected}.")

@@ -29,6 +29,7 @@ from lightning_mixup.containers import (
     length_of,
     name_of_path,
 )
+from lightning_mixup.errors import MixupTypeError, MixupValueError
 from lightning_mixup.roles import (
     INPUT_NAMES,
     by_name,
@@ -88,12 +89,12 @@ class Entries:
         """Refuses a batch that has not as many samples as this one.
 
         Raises:
-            ValueError: Then.
+            MixupValueError: Then.
         """
         for path in self.mixed:
             size = len(get_entry(batch, path))
             if size != self.batch_size:
-                raise ValueError(
+                raise MixupValueError(
                     f"This step's mix was drawn for a batch of {self.batch_size} samples, and the "
                     f"entry {name_of_path(path)} has {size}. Mix the whole batch before it is "
                     "split up, or leave another batch's loss to a module of its own."
@@ -131,8 +132,8 @@ def find_entries(
         is named is in parts of the batch that are None.
 
     Raises:
-        TypeError: If an input is not floating-point, or an entry is no tensor.
-        ValueError: If inputs and targets can't be told apart, or disagree on the batch size.
+        MixupTypeError: If an input is not floating-point, or an entry is no tensor.
+        MixupValueError: If inputs and targets can't be told apart, or disagree on the batch size.
 
     Example:
         >>> batch = {"image": torch.rand(4, 3, 8, 8), "label": torch.arange(4), "path": ["a"] * 4}
@@ -182,7 +183,9 @@ def _first_tensor(batch: Any, leaves: dict[Path, Any]) -> Tensor:
     for value in leaves.values():
         if isinstance(value, Tensor) and value.ndim:
             return value
-    raise ValueError(cannot_tell(batch, leaves, "has no tensor by which to count the samples"))
+    raise MixupValueError(
+        cannot_tell(batch, leaves, "has no tensor by which to count the samples")
+    )
 
 
 def _find_targets(
@@ -201,7 +204,7 @@ def _find_targets(
         found = tuple(dict.fromkeys((*found, *other_labels(batch, free))))
     if len(found) != 1:
         reason = "has several entries that could be the target" if found else "has no target"
-        raise ValueError(cannot_tell(batch, leaves, reason))
+        raise MixupValueError(cannot_tell(batch, leaves, reason))
     return found
 
 
@@ -209,7 +212,9 @@ def _find_inputs(
     batch: Any, leaves: dict[Path, Any], inputs: Selector, targets: tuple[Path, ...]
 ) -> tuple[Path, ...]:
     if inputs is None:
-        raise ValueError("inputs=None mixes nothing. Name an entry, or leave the callback out.")
+        raise MixupValueError(
+            "inputs=None mixes nothing. Name an entry, or leave the callback out."
+        )
     if inputs != "auto":
         return _select(batch, leaves, inputs, "inputs")
     free = {path: value for path, value in leaves.items() if path not in targets}
@@ -219,7 +224,7 @@ def _find_inputs(
     if not found and (len(tensors) == 1 or only_integers):
         found = tuple(tensors[:1])
     if not found:
-        raise ValueError(
+        raise MixupValueError(
             cannot_tell(batch, leaves, "has entries that don't tell which is the input")
         )
     return found
@@ -240,7 +245,7 @@ def _select_by(
     """Finds the entries that a function returns.
 
     Raises:
-        ValueError: If it returns something else.
+        MixupValueError: If it returns something else.
     """
     returned = function(batch)
     wanted = returned if isinstance(returned, (list, tuple)) else [returned]
@@ -248,7 +253,7 @@ def _select_by(
     if not all(found) or not all(isinstance(tensor, Tensor) for tensor in wanted):
         name = getattr(function, "__name__", repr(function))
         reason = f"has no entry that {argument}={name} returned: it must be a tensor of the batch"
-        raise ValueError(cannot_tell(batch, leaves, f"{reason} itself, and no view or copy"))
+        raise MixupValueError(cannot_tell(batch, leaves, f"{reason} itself, and no view or copy"))
     return tuple(path for paths in found for path in paths)  # one tensor may be several entries
 
 
@@ -260,8 +265,8 @@ def _resolve(
     None where it leads through a part that is None, as that of a loader which is exhausted.
 
     Raises:
-        TypeError: If it leads to something else than a tensor.
-        ValueError: If it leads nowhere.
+        MixupTypeError: If it leads to something else than a tensor.
+        MixupValueError: If it leads nowhere.
     """
     node: Any = batch
     path: Path = ()
@@ -277,13 +282,13 @@ def _resolve(
                 key = names.index(part) if part in names else range(len(node))[int(part)]
             node, path = child(node, key), (*path, key)
     except (AttributeError, KeyError, IndexError, ValueError, TypeError) as error:
-        raise ValueError(
+        raise MixupValueError(
             cannot_tell(batch, leaves, f"has no entry {argument}={selector!r}")
         ) from error
     if isinstance(node, Tensor) and path not in leaves:
-        raise ValueError(cannot_tell(batch, leaves, f"hides {argument}={selector!r}"))
+        raise MixupValueError(cannot_tell(batch, leaves, f"hides {argument}={selector!r}"))
     if not isinstance(node, Tensor):
-        raise TypeError(
+        raise MixupTypeError(
             f"{argument}={selector!r} is a {type(node).__name__} in this batch, but a tensor is "
             f"mixed: make one of it in the collate function, by {MAKE_TENSORS}. The batch "
             f"holds\n{inventory(leaves)}"
@@ -295,12 +300,12 @@ def _check_dense(batch: Any, path: Path, value: Tensor) -> None:
     """Refuses sparse and nested tensors.
 
     Raises:
-        TypeError: For them.
+        MixupTypeError: For them.
     """
     if value.is_nested or value.layout != torch.strided:
         kind = "nested" if value.is_nested else value.layout
         change = "to_padded_tensor(0.0)" if value.is_nested else "to_dense()"
-        raise TypeError(
+        raise MixupTypeError(
             f"The entry {name_of_path(path)} is {kind}, and dense tensors are mixed. Convert it "
             f"{conversion(batch, path, change)}."
         )
@@ -310,19 +315,19 @@ def _check_input(batch: Any, leaves: dict[Path, Any], path: Path) -> None:
     """Refuses what can't be interpolated.
 
     Raises:
-        TypeError: For integers, and other types that are no numbers.
+        MixupTypeError: For integers, and other types that are no numbers.
     """
     name, value = name_of_path(path), leaves[path]
     if can_be_mixed(value):
         return
     if value.dtype == torch.uint8:
-        raise TypeError(
+        raise MixupTypeError(
             f"The input {name} has dtype torch.uint8, and images are mixed as floats. Convert "
             f"them {conversion(batch, path, 'float() / 255')}."
         )
     inputs, targets = suggestion(batch, leaves)
     example = f", for example {call_for(inputs, targets)}" if inputs else ""
-    raise TypeError(
+    raise MixupTypeError(
         f"The input {name} has dtype {value.dtype}, which can't be interpolated. If it holds "
         f"token or category ids, name the layer that embeds them, {LAYERS}. If it is no input, "
         f"say what is by inputs= and targets={example}. "
@@ -334,11 +339,11 @@ def _check_once(batch: Any, leaves: dict[Path, Any], paths: tuple[Path, ...]) ->
     """Refuses an entry that is named twice.
 
     Raises:
-        ValueError: Then.
+        MixupValueError: Then.
     """
     twice = sorted({name_of_path(path) for path in paths if paths.count(path) > 1})
     if twice:
-        raise ValueError(
+        raise MixupValueError(
             cannot_tell(batch, leaves, f"has {', '.join(twice)} named more than once")
         )
 
@@ -347,13 +352,13 @@ def _check_sizes(batch: Any, leaves: dict[Path, Any], paths: tuple[Path, ...]) -
     """Refuses entries that don't have the same samples.
 
     Raises:
-        ValueError: Then.
+        MixupValueError: Then.
     """
     sizes = {length_of(leaves[path]) for path in paths}
     if len(sizes - {None}) == len(sizes) <= 1:
         return
     shapes = ", ".join(f"{name_of_path(p)} {tuple(leaves[p].shape)}" for p in paths)
-    raise ValueError(
+    raise MixupValueError(
         f"Inputs and targets don't have the same batch size: {shapes}. The first dimension counts "
         "the samples; say what is mixed with MixupCallback(inputs=..., targets=...). Where a "
         "sample has several rows, as graphs have nodes, name a hidden layer with one row for each "
@@ -366,7 +371,7 @@ def _check_views(batch: Any, leaves: dict[Path, Any], inputs: tuple[Path, ...]) 
     """Refuses as many tensors as samples, of different size: each of them may be a sample.
 
     Raises:
-        ValueError: Then.
+        MixupValueError: Then.
     """
     shapes = {leaves[path].shape for path in inputs}
     owners = {path[:-1] for path in inputs}
@@ -374,7 +379,7 @@ def _check_views(batch: Any, leaves: dict[Path, Any], inputs: tuple[Path, ...]) 
         owner = owners.pop()
         if owner and length_of(get_entry(batch, owner)) == len(inputs):
             reason = f"has samples or views of different size in {name_of_path(owner)}"
-            raise ValueError(cannot_tell(batch, leaves, reason))
+            raise MixupValueError(cannot_tell(batch, leaves, reason))
 
 
 def _check_rest(
@@ -383,7 +388,7 @@ def _check_rest(
     """Refuses a batch of which a part would stay unmixed without a word.
 
     Raises:
-        ValueError: Then.
+        MixupValueError: Then.
     """
     first = leaves[entries.inputs[0]]
     for path, value in leaves.items():
@@ -393,7 +398,7 @@ def _check_rest(
         if (counts and not tells_apart(batch, path, value)) or is_alike(value, first):
             reason = f"has an entry {name_of_path(path)} beside the input"
             has_targets = bool(entries.targets)
-            raise ValueError(cannot_tell(batch, leaves, reason, has_targets=has_targets))
+            raise MixupValueError(cannot_tell(batch, leaves, reason, has_targets=has_targets))
 
 
 def _counts_samples(batch: Any, path: Path, value: Any, batch_size: int) -> bool:

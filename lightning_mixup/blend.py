@@ -13,6 +13,8 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from lightning_mixup.errors import MixupTypeError, MixupValueError
+
 __all__ = ["Weight", "interpolate", "transpose_interpolate"]
 
 Weight: TypeAlias = "float | npt.NDArray[np.float64]"
@@ -38,8 +40,9 @@ def interpolate(x: Tensor, weight: Weight, shift: int) -> Tensor:
         with a weight of 1 is copied, whatever its partner holds.
 
     Raises:
-        TypeError: If ``x`` is not floating-point: integers cannot be averaged.
-        ValueError: If there is not one weight for each sample, or the partner not in the batch.
+        MixupTypeError: If ``x`` is not floating-point: integers cannot be averaged.
+        MixupValueError: If there is not one weight for each sample, or the partner not in the
+            batch.
 
     Example:
         >>> x = torch.tensor([[0.0], [4.0]])
@@ -48,17 +51,17 @@ def interpolate(x: Tensor, weight: Weight, shift: int) -> Tensor:
                 [1.]])
     """
     if not (x.is_floating_point() or x.is_complex()):
-        raise TypeError(
+        raise MixupTypeError(
             f"interpolate() blends floating-point tensors, but `x` has dtype {x.dtype}. "
             "Convert it first, for example with `x.float()`."
         )
     if not isinstance(weight, float) and len(weight) != len(x):
-        raise ValueError(
+        raise MixupValueError(
             f"interpolate() got {len(x)} samples in `x` but {len(weight)} weights. "
             "Draw the weights from the size of this batch."
         )
     if not 0 < shift < len(x):
-        raise ValueError(
+        raise MixupValueError(
             f"interpolate() got {len(x)} samples in `x` and shift={shift}, but a partner is at a "
             "distance from 1 to one less than there are samples. Draw it from the size of this "
             "batch."

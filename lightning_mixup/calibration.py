@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 from torchmetrics import Metric
 
+from lightning_mixup.errors import MixupValueError
 from lightning_mixup.reliability import ReliabilityBins
 from lightning_mixup.samples import (
     Measured,
@@ -55,7 +56,7 @@ class _Statistics(Metric):
     ) -> None:
         super().__init__(**kwargs)
         if not 1 <= n_bins <= _CELLS:
-            raise ValueError(
+            raise MixupValueError(
                 f"n_bins={n_bins!r} is not between 1 and {_CELLS}. "
                 "Use 15, as most of the literature."
             )
@@ -122,11 +123,11 @@ class _Statistics(Metric):
             Sums of shape (n_bins,), in float64 on the CPU.
 
         Raises:
-            ValueError: If ``n_bins`` does not divide the number of cells.
+            MixupValueError: If ``n_bins`` does not divide the number of cells.
         """
         n_bins = self.n_bins if n_bins is None else n_bins
         if n_bins < 1 or self.n_cells % n_bins:
-            raise ValueError(
+            raise MixupValueError(
                 f"n_bins={n_bins!r} does not divide the {self.n_cells} cells of this metric. Give "
                 f"a divisor, or make the metric with {type(self).__name__}(n_bins={n_bins!r})."
             )
@@ -250,7 +251,7 @@ class CalibrationStatistics(_Statistics):
         **kwargs: Passed whole to :class:`torchmetrics.Metric`.
 
     Raises:
-        ValueError: If ``n_bins`` is not between 1 and 6000.
+        MixupValueError: If ``n_bins`` is not between 1 and 6000.
 
     Example:
         >>> statistics = CalibrationStatistics()
@@ -270,12 +271,12 @@ class CalibrationStatistics(_Statistics):
         """Adds a batch; the class says what it takes.
 
         Raises:
-            TypeError: If ``logits`` are not floating-point, if ``target`` is, or unless exactly
-                one of ``logits`` and ``probabilities`` is given.
-            ValueError: If shapes disagree, if there are fewer than two classes, if a label is not
-                a class, or if probabilities are none. The last two are checked on the CPU only,
-                as asking would make other devices wait; there, such a label counts as wrong, with
-                an infinite nll.
+            MixupTypeError: If ``logits`` are not floating-point, if ``target`` is, or unless
+                exactly one of ``logits`` and ``probabilities`` is given.
+            MixupValueError: If shapes disagree, if there are fewer than two classes, if a label
+                is not a class, or if probabilities are none. The last two are checked on the CPU
+                only, as asking would make other devices wait; there, such a label counts as
+                wrong, with an infinite nll.
         """
         scores, target, name = given_scores(logits, target, probabilities)
         if scores.ndim == 1 and target.ndim == 0:
@@ -318,7 +319,7 @@ class BinaryCalibrationStatistics(_Statistics):
         **kwargs: Passed whole to :class:`torchmetrics.Metric`.
 
     Raises:
-        ValueError: If ``n_bins`` is not between 1 and 6000.
+        MixupValueError: If ``n_bins`` is not between 1 and 6000.
 
     Example:
         >>> statistics = BinaryCalibrationStatistics(n_bins=5)
@@ -338,15 +339,15 @@ class BinaryCalibrationStatistics(_Statistics):
         """Adds a batch; the class says what it takes.
 
         Raises:
-            TypeError: If ``logits`` are not floating-point, if ``target`` is, or unless exactly
-                one of ``logits`` and ``probabilities`` is given.
-            ValueError: If shapes disagree, if a label is neither 0 nor 1, or if probabilities are
-                none. The last two are checked on the CPU only.
+            MixupTypeError: If ``logits`` are not floating-point, if ``target`` is, or unless
+                exactly one of ``logits`` and ``probabilities`` is given.
+            MixupValueError: If shapes disagree, if a label is neither 0 nor 1, or if
+                probabilities are none. The last two are checked on the CPU only.
         """
         scores, target, name = given_scores(logits, target, probabilities)
         check_dtypes(scores, target, name)
         if scores.shape != target.shape:
-            raise ValueError(
+            raise MixupValueError(
                 f"`{name}` of shape {tuple(scores.shape)} and `target` of shape "
                 f"{tuple(target.shape)} do not fit: there must be one target for each. "
                 f"Reshape one, for example with `{name}.squeeze(1)`."

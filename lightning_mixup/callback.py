@@ -31,6 +31,7 @@ from lightning_mixup.arguments import (
 from lightning_mixup.batch import Entries, Selector, find_entries
 from lightning_mixup.containers import get_entry, replace_entries
 from lightning_mixup.doors import gather_plainly, guard_metrics
+from lightning_mixup.errors import MixupTypeError
 from lightning_mixup.interception import Interception, without_module
 from lightning_mixup.layers import Layer
 from lightning_mixup.losses import evaluate_per_candidate
@@ -83,8 +84,8 @@ class MixupCallback(Callback):
             that of its checkpoint. No global state is touched.
 
     Raises:
-        TypeError: If an argument is of the wrong type.
-        ValueError: If both alpha and recipe are given, or a number is out of its range.
+        MixupTypeError: If an argument is of the wrong type.
+        MixupValueError: If both alpha and recipe are given, or a number is out of its range.
 
     Example:
         >>> from lightning.pytorch import Trainer
@@ -300,7 +301,7 @@ class MixupCallback(Callback):
         """Stands in for ``training_step``; again, where it has been replaced in the meantime.
 
         Raises:
-            TypeError: If that is impossible.
+            MixupTypeError: If that is impossible.
         """
         self._fetches = "dataloader_iter" in inspect.signature(module.training_step).parameters
 
@@ -310,7 +311,7 @@ class MixupCallback(Callback):
         self._step = Interception(module, "training_step", step)
         self._interceptions.append(self._step)
         if not self._step.stands:
-            raise TypeError(
+            raise MixupTypeError(
                 f"{type(module).__name__}.training_step is a property, which nothing can stand in "
                 "for. Make it a method."
             )
@@ -497,7 +498,7 @@ def _monitor_from(calibration: bool | CalibrationMonitor) -> CalibrationMonitor 
     if isinstance(calibration, CalibrationMonitor):
         return calibration
     if not isinstance(calibration, bool):
-        raise TypeError(
+        raise MixupTypeError(
             f"calibration={calibration!r} is a {type(calibration).__name__}. Give True, False or "
             "CalibrationMonitor(...)."
         )

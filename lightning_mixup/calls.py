@@ -8,6 +8,7 @@ from typing import Any, NoReturn
 import torch
 from torch import Tensor
 
+from lightning_mixup.errors import MixupRuntimeError
 from lightning_mixup.operations import name_of, same_layout
 from lightning_mixup.targets import (
     Kind,
@@ -24,7 +25,7 @@ from lightning_mixup.trees import map_tensors, map_together, tensors_in
 __all__ = ["Call", "NoRuleError"]
 
 
-class NoRuleError(RuntimeError):
+class NoRuleError(MixupRuntimeError):
     """An operation that no rule follows, of which only the dominant candidate can be read."""
 
 

@@ -15,6 +15,8 @@ from typing import Any, TypeAlias
 
 from torch import Tensor
 
+from lightning_mixup.errors import MixupTypeError
+
 __all__ = [
     "Path",
     "child",
@@ -75,7 +77,7 @@ def _with_items(batch: Any, items: dict[Any, Any]) -> Any:
     """Returns a copy of what looks like a dict, with some items replaced.
 
     Raises:
-        TypeError: If it can't be copied.
+        MixupTypeError: If it can't be copied.
     """
     if not hasattr(batch, "__setitem__"):
         return type(batch)({**batch, **items})
@@ -89,7 +91,7 @@ def _with_items(batch: Any, items: dict[Any, Any]) -> Any:
         changed[key] = value
         if batch[key] is value and before is not value:
             batch[key] = before
-            raise TypeError(
+            raise MixupTypeError(
                 f"The batch holds a {type(batch).__name__}, and copy.copy() of it writes into the "
                 "original. Give it a method __copy__, or hand over a dict."
             )

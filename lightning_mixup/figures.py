@@ -10,6 +10,8 @@ from torchmetrics.classification import (
     MulticlassCalibrationError,
 )
 
+from lightning_mixup.errors import MixupValueError
+
 __all__ = ["classification_metrics"]
 
 
@@ -28,14 +30,14 @@ def classification_metrics(num_classes: int) -> MetricCollection:
         The metrics, by the names of their classes.
 
     Raises:
-        ValueError: If there is no class.
+        MixupValueError: If there is no class.
 
     Example:
         >>> sorted(classification_metrics(10))
         ['MulticlassAccuracy', 'MulticlassCalibrationError']
     """
     if num_classes < 1:
-        raise ValueError(
+        raise MixupValueError(
             f"num_classes={num_classes!r} is below 1. Give the number of columns of the logits, "
             "or 1 for a binary loss."
         )

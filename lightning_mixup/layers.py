@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from lightning_mixup.compiled import Switch, blend_by_switch
 from lightning_mixup.containers import leaves_of, replace_entries
+from lightning_mixup.errors import MixupRuntimeError, MixupValueError
 from lightning_mixup.interception import Interception
 from lightning_mixup.names import inside
 from lightning_mixup.recipes import Mix
@@ -112,7 +113,7 @@ class Layer:
         """Counts by tensor, as a compiler leaves out those that nobody uses.
 
         Raises:
-            RuntimeError: If the step's labels are in another order by now.
+            MixupRuntimeError: If the step's labels are in another order by now.
         """
         if torch._C._current_graph_task_id() != -1:  # in a backward pass, by checkpointing
             return self._mix
@@ -120,7 +121,7 @@ class Layer:
             return None
         self._calls[number] += 1
         if self._usage.reordered:
-            raise RuntimeError(
+            raise MixupRuntimeError(
                 f"MixupCallback can't mix at the layer {self.name!r}: the labels of this step "
                 "were put into another order before it ran, so that its partners are others. Sort "
                 "the samples in the collate function, or mix at the input."
@@ -131,23 +132,23 @@ class Layer:
         try:
             return map_features(self._module, output, blend)
         except UnfitOutputError as error:
-            raise self._refusal(str(error)) from error
+            raise MixupValueError(self._refusal(str(error))) from error
 
     def _checked(self, x: Tensor, mix: Mix) -> Mix:
         refusal = refusal_of(x, mix.batch_size)
         if refusal is not None:
-            raise self._refusal(refusal)
+            raise MixupValueError(self._refusal(refusal))
         return mix
 
-    def _refusal(self, reason: str) -> ValueError:
-        return ValueError(
+    def _refusal(self, reason: str) -> str:
+        return (
             f"MixupCallback can't mix at the layer {self.name!r}: it puts out {reason}. Name "
             "another layer, for example one around it, inside it or after it: `MixupCallback."
             "suggest_layers(network, its_input)` lists those that can be mixed."
         )
 
 
-class UnfitOutputError(ValueError):
+class UnfitOutputError(MixupValueError):
     """What a layer puts out can't be mixed."""
 
 

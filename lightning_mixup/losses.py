@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from lightning_mixup.calls import Call
+from lightning_mixup.errors import MixupRuntimeError
 from lightning_mixup.operations import names, parameters_of
 from lightning_mixup.targets import Kind, is_live, plain, weighted_sum
 from lightning_mixup.trees import map_together
@@ -135,7 +136,7 @@ def evaluate_per_candidate(
         The weighted sum of the numbers; where there is one per sample, mixed losses.
 
     Raises:
-        RuntimeError: If every sample has its own weight, but the function reduced the batch.
+        MixupRuntimeError: If every sample has its own weight, but the function reduced the batch.
 
     Example:
         >>> from lightning_mixup.targets import MixedTarget
@@ -161,7 +162,7 @@ def _weighted_result(call: Call, results: Sequence[Any]) -> Any:
     if results[0].ndim > 0:
         return call.mixed(results, call.aligned_left(results[0]))
     if call.per_sample:
-        raise RuntimeError(
+        raise MixupRuntimeError(
             "The loss named in MixupCallback(loss=...) returned one number for the batch, but "
             "every sample has a weight of its own. Let it return one loss per sample "
             "(reduction='none') and average them in training_step, or mix with "

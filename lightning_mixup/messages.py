@@ -11,6 +11,7 @@ from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 
 from lightning_mixup.batch import Entries, looks_mixed
 from lightning_mixup.containers import get_entry, leaves_of, name_of_path
+from lightning_mixup.errors import MixupRuntimeError
 from lightning_mixup.layers import Layer
 from lightning_mixup.recipes import INPUT
 
@@ -53,12 +54,12 @@ def check_runs(module: LightningModule, layer: Layer, *, skips: bool) -> None:
     """Refuses a step in which labels were mixed and features were not, or were twice.
 
     Raises:
-        RuntimeError: Then.
+        MixupRuntimeError: Then.
     """
     if layer.calls == 1 or (skips and layer.calls == 0):
         return
     ran = f"ran {layer.calls} times" if layer.calls else "did not run"
-    raise RuntimeError(
+    raise MixupRuntimeError(
         f"MixupCallback mixed the labels of this step for the layer {layer.name!r}, which {ran} "
         f"in {type(module).__name__}.training_step. It must run exactly once, so that labels and "
         "features are mixed alike. Name another layer, for example one around it; `MixupCallback."
@@ -72,12 +73,12 @@ def refuse_unused(module: LightningModule, entries: Entries | None) -> None:
     """Refuses a step in which the mixed labels met no loss.
 
     Raises:
-        RuntimeError: Unless there are none.
+        MixupRuntimeError: Unless there are none.
     """
     if entries is None or not entries.targets:
         return
     names = " and ".join(map(name_of_path, entries.targets))
-    raise RuntimeError(
+    raise MixupRuntimeError(
         f"MixupCallback mixed the target {names}, but no loss in {type(module).__name__}."
         "training_step used it: no operation with a gradient met the labels. If this module uses "
         "no labels, write targets=None; if they are another entry of the batch, targets=...; if "

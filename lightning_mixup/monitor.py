@@ -14,6 +14,7 @@ from torch import Tensor
 from torchmetrics import Metric, MetricCollection
 
 from lightning_mixup.calibration import CalibrationStatistics
+from lightning_mixup.errors import MixupRuntimeError, MixupTypeError
 from lightning_mixup.interception import Interception, without_module
 from lightning_mixup.loss_probe import LossProbe
 from lightning_mixup.observation import Observation
@@ -62,8 +63,8 @@ class CalibrationMonitor(Callback):
             that can be read.
 
     Raises:
-        TypeError: If an argument is of the wrong type.
-        ValueError: If a metric has the name of one of our figures.
+        MixupTypeError: If an argument is of the wrong type.
+        MixupValueError: If a metric has the name of one of our figures.
 
     Example:
         >>> from lightning.pytorch import Trainer
@@ -328,7 +329,7 @@ class CalibrationMonitor(Callback):
         """Warns of figures that come with mixup, and raises where the user has asked for them.
 
         Raises:
-            RuntimeError: Then.
+            MixupRuntimeError: Then.
         """
         step = _STEPS[self._stage]
         sentence = (
@@ -336,7 +337,7 @@ class CalibrationMonitor(Callback):
             f"labels that can be read without a doubt: {reason}. {_WAY_OUT}"
         )
         if self._must_report:
-            raise RuntimeError(f"CalibrationMonitor: {sentence}")
+            raise MixupRuntimeError(f"CalibrationMonitor: {sentence}")
         self._warn(sentence, topic=f"refused {step}")
 
     def _say_left_out(self, key: str) -> None:
@@ -397,20 +398,20 @@ def _check_arguments(metrics: object, prefix: object, logits_fn: object) -> None
     """Refuses what is of the wrong type.
 
     Raises:
-        TypeError: Then.
+        MixupTypeError: Then.
     """
     if isinstance(metrics, (Metric, MetricCollection)):
         check_names(metrics)
     elif metrics is not None and (not callable(metrics) or isinstance(metrics, type)):
-        raise TypeError(
+        raise MixupTypeError(
             f"metrics={metrics!r} is not of torchmetrics. Give a Metric, or several as "
             "MetricCollection({'name': metric}), or a function that makes them from the number of "
             "classes, such as lightning_mixup.classification_metrics."
         )
     if not isinstance(prefix, str):
-        raise TypeError(f"prefix={prefix!r} is not a string. Give one such as 'clean_'.")
+        raise MixupTypeError(f"prefix={prefix!r} is not a string. Give one such as 'clean_'.")
     if logits_fn is not None and not callable(logits_fn):
-        raise TypeError(
+        raise MixupTypeError(
             f"logits_fn={logits_fn!r} can't be called. Give a function of the module, the "
             "batch and the step's output that returns (logits, target)."
         )
@@ -420,11 +421,11 @@ def _checked(returned: Any) -> tuple[Tensor, Tensor]:
     """Returns what logits_fn has returned.
 
     Raises:
-        TypeError: If these are not two tensors.
+        MixupTypeError: If these are not two tensors.
     """
     is_pair = isinstance(returned, (tuple, list)) and len(returned) == 2
     if not is_pair or not all(isinstance(part, Tensor) for part in returned):
-        raise TypeError(
+        raise MixupTypeError(
             f"logits_fn returned {type(returned).__name__}, not two tensors. Return "
             "(logits, target), of the shapes (N, C) and (N,)."
         )

@@ -8,6 +8,7 @@ from fnmatch import fnmatchcase
 
 from torch import nn
 
+from lightning_mixup.errors import MixupValueError
 from lightning_mixup.recipes import INPUT
 
 __all__ = ["find_layers", "find_module", "inside", "is_time_first", "named_layers"]
@@ -36,8 +37,8 @@ def find_layers(root: nn.Module, names: Sequence[str]) -> dict[str, nn.Module]:
             characters but the dot.
 
     Raises:
-        ValueError: If a name or pattern fits no module, or one that can't be mixed: a container
-            that is never called, or one that puts out time before batch.
+        MixupValueError: If a name or pattern fits no module, or one that can't be mixed: a
+            container that is never called, or one that puts out time before batch.
 
     Example:
         >>> net = nn.Sequential(nn.Linear(2, 3), nn.ReLU(), nn.Linear(3, 2))
@@ -58,7 +59,7 @@ def find_module(root: nn.Module, name: str) -> nn.Module:
     """Returns a submodule by its dotted name, seen through wrappers.
 
     Raises:
-        ValueError: If there is none of that name.
+        MixupValueError: If there is none of that name.
     """
     modules: dict[str, nn.Module] = {
         **dict(root.named_modules(remove_duplicate=False)),
@@ -66,7 +67,7 @@ def find_module(root: nn.Module, name: str) -> nn.Module:
     }
     if name and name in modules:
         return modules[name]
-    raise ValueError(_no_submodule(root, name))
+    raise MixupValueError(_no_submodule(root, name))
 
 
 def named_layers(root: nn.Module) -> dict[str, nn.Module]:
@@ -112,7 +113,7 @@ def _matching(root: nn.Module, pattern: str) -> dict[str, nn.Module]:
         if name.count(".") == len(parts) - 1 and all(map(fnmatchcase, name.split("."), parts))
     }
     if not found:
-        raise ValueError(_no_submodule(root, pattern))
+        raise MixupValueError(_no_submodule(root, pattern))
     return found
 
 
@@ -128,16 +129,16 @@ def _no_submodule(root: nn.Module, name: str) -> str:
 def _check_layer(name: str, module: nn.Module) -> None:
     kind = type(module).__name__
     if name == INPUT:
-        raise ValueError(
+        raise MixupValueError(
             f"A {kind} is called {INPUT!r}, and so is the input itself. Name what is inside it."
         )
     if isinstance(module, _NEVER_CALLED):
-        raise ValueError(
+        raise MixupValueError(
             f"layers={name!r} is a {kind}, which holds modules and puts nothing out itself. Name "
             f"what it holds, for example layers={name + '.*'!r}."
         )
     if is_time_first(module):
-        raise ValueError(
+        raise MixupValueError(
             f"layers={name!r} is a {kind} with batch_first=False: it puts out time before batch. "
             "Name a layer after it whose output is batch-first, or make it batch_first=True."
         )

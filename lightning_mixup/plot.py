@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from lightning_mixup.errors import MixupImportError
+
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure, SubFigure
@@ -50,7 +52,7 @@ def reliability_diagram(
         The figure drawn into; ``figure.savefig("reliability.png")`` writes it.
 
     Raises:
-        ImportError: If matplotlib is not installed.
+        MixupImportError: If matplotlib is not installed.
 
     Example:
         >>> from lightning_mixup.calibration import CalibrationStatistics
@@ -73,7 +75,7 @@ def _new_figure() -> Figure:
     try:
         from matplotlib.figure import Figure
     except ImportError as error:
-        raise ImportError(
+        raise MixupImportError(
             "reliability_diagram() draws with matplotlib, which is not installed. "
             "Write `pip install matplotlib`, or install lightning-mixup with its extra `plot`."
         ) from error

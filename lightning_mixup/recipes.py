@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from lightning_mixup.blend import Weight, interpolate
+from lightning_mixup.errors import MixupTypeError, MixupValueError
 from lightning_mixup.partners import draw_shift, partner_indices, take_partners
 from lightning_mixup.targets import MixedTarget, Usage
 
@@ -101,8 +102,8 @@ class Mixup:
             batch, and needs a loss that is a sum or mean over samples.
 
     Raises:
-        TypeError: If alpha is not a number, or per_sample not a bool.
-        ValueError: If alpha is negative or NaN.
+        MixupTypeError: If alpha is not a number, or per_sample not a bool.
+        MixupValueError: If alpha is negative or NaN.
 
     Example:
         >>> x, y = torch.randn(8, 3), torch.arange(8)
@@ -117,16 +118,18 @@ class Mixup:
         """Refuses an alpha that is no parameter of a Beta distribution.
 
         Raises:
-            TypeError: If alpha is not a number, or per_sample not a bool.
-            ValueError: If alpha is negative or NaN.
+            MixupTypeError: If alpha is not a number, or per_sample not a bool.
+            MixupValueError: If alpha is negative or NaN.
         """
         hint = "Use 0.2 for mild mixing, 1.0 for strong, 0 for none, math.inf for half and half."
         if isinstance(self.alpha, bool) or not isinstance(self.alpha, Real):
-            raise TypeError(f"alpha={self.alpha!r} is not a number. {hint}")
+            raise MixupTypeError(f"alpha={self.alpha!r} is not a number. {hint}")
         if not self.alpha >= 0:
-            raise ValueError(f"alpha={self.alpha!r} is not at least 0. {hint}")
+            raise MixupValueError(f"alpha={self.alpha!r} is not at least 0. {hint}")
         if not isinstance(self.per_sample, bool):
-            raise TypeError(f"per_sample={self.per_sample!r} is not a bool. Give True or False.")
+            raise MixupTypeError(
+                f"per_sample={self.per_sample!r} is not a bool. Give True or False."
+            )
 
     @property
     def mixes(self) -> bool:
@@ -184,17 +187,17 @@ class Mixup:
             and for alpha 0.
 
         Raises:
-            TypeError: If ``x`` is not floating-point, or one of them no tensor.
-            ValueError: If ``x`` and ``y`` disagree on B.
+            MixupTypeError: If ``x`` is not floating-point, or one of them no tensor.
+            MixupValueError: If ``x`` and ``y`` disagree on B.
         """
         for name, value in (("x", x), ("y", y)):
             if not isinstance(value, Tensor):
-                raise TypeError(
+                raise MixupTypeError(
                     f"Mixup got a {type(value).__name__} as {name}. Give a tensor, for example "
                     f"`torch.as_tensor({name})`."
                 )
         if x.ndim == 0 or y.ndim == 0 or len(x) != len(y):
-            raise ValueError(
+            raise MixupValueError(
                 f"Mixup got inputs of shape {tuple(x.shape)} and targets of shape "
                 f"{tuple(y.shape)}. Give one target for each input."
             )

@@ -13,6 +13,7 @@ from typing import Any
 from torch.utils.data import BatchSampler, DistributedSampler, Sampler
 
 from lightning_mixup.beliefs import entry_of
+from lightning_mixup.errors import MixupValueError
 from lightning_mixup.observation import Observation
 
 __all__ = ["Rows", "rows_of", "without_repeats"]
@@ -45,7 +46,7 @@ def rows_of(loader: Any, batch_idx: int) -> Rows | None:
         None where nothing is repeated, as without a distributed sampler.
 
     Raises:
-        ValueError: If samples are repeated by a sampler of another kind, in an unknown order.
+        MixupValueError: If samples are repeated by a sampler of another kind, in an unknown order.
 
     Example:
         >>> from torch.utils.data import DataLoader
@@ -62,7 +63,7 @@ def rows_of(loader: Any, batch_idx: int) -> Rows | None:
     if own >= given:
         return None
     if type(sampler).__module__.partition(".")[0] not in _KNOWN:
-        raise ValueError(_unknown(sampler))
+        raise MixupValueError(_unknown(sampler))
     size = _batch_size(batches)
     start = batch_idx * size
     return Rows(min(size, max(own - start, 0)), min(size, given - start))
@@ -108,12 +109,12 @@ def _batch_size(batches: Sampler[Any] | None) -> int:
     """Returns the size of all batches but the last.
 
     Raises:
-        ValueError: If they have no one size.
+        MixupValueError: If they have no one size.
     """
     if batches is None:  # Lightning makes such loaders of those with a batch sampler
         return 1
     if type(batches) is not BatchSampler:
-        raise ValueError(_unknown(batches))
+        raise MixupValueError(_unknown(batches))
     return batches.batch_size
 
 

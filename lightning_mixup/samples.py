@@ -13,6 +13,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import softplus
 
+from lightning_mixup.errors import MixupTypeError, MixupValueError
+
 __all__ = [
     "Measured",
     "check_batch",
@@ -72,12 +74,12 @@ def given_scores(
     """Returns the scores, at least in float32, the target, and the scores' name.
 
     Raises:
-        TypeError: Unless there is one of both.
+        MixupTypeError: Unless there is one of both.
     """
     name = "logits" if probabilities is None else "probabilities"
     scores = logits if probabilities is None else probabilities
     if scores is None or target is None or (logits is not None and probabilities is not None):
-        raise TypeError(
+        raise MixupTypeError(
             "update() takes a target, and either logits or probabilities. "
             "Write `update(logits, target)` or `update(probabilities=p, target=target)`."
         )
@@ -90,15 +92,15 @@ def check_dtypes(scores: Tensor, target: Tensor, name: str) -> None:
     """Raises unless scores are floating-point and targets are not.
 
     Raises:
-        TypeError: If so.
+        MixupTypeError: If so.
     """
     if not scores.is_floating_point():
-        raise TypeError(
+        raise MixupTypeError(
             f"`{name}` have dtype {scores.dtype}, but must be floating-point. "
             "Pass the scores that go into the softmax, not the predicted classes."
         )
     if target.is_floating_point():
-        raise TypeError(
+        raise MixupTypeError(
             f"`target` has dtype {target.dtype}, but must hold integer class indices. "
             "Pass `target.argmax(1)` for one-hot labels; soft labels have no single class."
         )
@@ -108,17 +110,17 @@ def check_batch(scores: Tensor, target: Tensor, name: str) -> None:
     """Raises unless scores are (N, C, *) and targets (N, *).
 
     Raises:
-        ValueError: If so.
+        MixupValueError: If so.
     """
     check_dtypes(scores, target, name)
     if scores.ndim < 2 or scores.shape[:1] + scores.shape[2:] != target.shape:
-        raise ValueError(
+        raise MixupValueError(
             f"`{name}` of shape {tuple(scores.shape)} and `target` of shape "
             f"{tuple(target.shape)} do not fit: they must be (N, C, *) and (N, *). "
             f"Move the classes to dimension 1, for example with `{name}.movedim(-1, 1)`."
         )
     if scores.shape[1] < 2:
-        raise ValueError(
+        raise MixupValueError(
             f"`{name}` of shape {tuple(scores.shape)} have one class, of which every model is "
             "certain. Pass `torch.cat([torch.zeros_like(z), z], 1)` for binary logits `z`."
         )
@@ -130,7 +132,7 @@ def known_labels(
     """Returns labels as int64, all of them classes, and where they were not, if it can be.
 
     Raises:
-        ValueError: If one is not, on the CPU.
+        MixupValueError: If one is not, on the CPU.
     """
     target = target.long()
     if target.device.type != "cpu":
@@ -140,7 +142,7 @@ def known_labels(
         target = target.masked_fill(ignored, 0)
     lowest, highest = (label.item() for label in target.aminmax()) if target.numel() else (0, 0)
     if lowest < 0 or highest >= classes:
-        raise ValueError(
+        raise MixupValueError(
             f"`target` holds the label {lowest if lowest < 0 else highest}, but there are "
             f"{classes} classes, so labels run from 0 to {classes - 1}. "
             "Set `ignore_index` to leave a label out."
@@ -152,18 +154,18 @@ def check_probabilities(probabilities: Tensor, total: Tensor | None = None) -> N
     """Raises unless probabilities are from 0 to 1, and their sums, if given, 1.
 
     Raises:
-        ValueError: If so.
+        MixupValueError: If so.
     """
     if probabilities.device.type != "cpu":
         return
     stray = (probabilities < 0) | (probabilities > 1 + 1e-3)
     if stray.any():
-        raise ValueError(
+        raise MixupValueError(
             f"`probabilities` hold {probabilities[stray][0].item():g}, but must be from 0 to 1. "
             "Pass logits as `update(logits, target)`."
         )
     if total is not None and ((total - 1).abs() > 1e-2).any():
-        raise ValueError(
+        raise MixupValueError(
             f"`probabilities` sum to {total[(total - 1).abs() > 1e-2][0].item():g}, but must sum "
             "to 1 over dimension 1. Pass what a softmax returned."
         )

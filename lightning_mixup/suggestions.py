@@ -13,6 +13,7 @@ from torch.autograd.graph import Node
 from torch.nn.parameter import is_lazy
 
 from lightning_mixup.containers import leaves_of, replace_entries
+from lightning_mixup.errors import MixupTypeError, MixupValueError
 from lightning_mixup.layers import UnfitOutputError, map_features, refusal_of
 from lightning_mixup.names import is_time_first, named_layers
 
@@ -37,8 +38,8 @@ def suggest_layers(model: nn.Module, example_input: Any) -> list[tuple[str, tupl
         For a part of a LightningModule, put that part's name before them: ``"net.stem"``.
 
     Raises:
-        TypeError: If the module has no ``forward``.
-        ValueError: If the network puts out fewer than two samples.
+        MixupTypeError: If the module has no ``forward``.
+        MixupValueError: If the network puts out fewer than two samples.
 
     Example:
         >>> class Residual(nn.Module):
@@ -64,7 +65,7 @@ def suggest_layers(model: nn.Module, example_input: Any) -> list[tuple[str, tupl
     results = _tensors(output)
     batch_size = len(results[0]) if results else 0
     if batch_size < 2:
-        raise ValueError(
+        raise MixupValueError(
             f"suggest_layers() ran {type(model).__name__} on {batch_size} samples. Give an "
             "example_input of two at least, so that it can tell which dimension counts them."
         )
@@ -115,7 +116,7 @@ def _run(model: nn.Module, *args: Any, **kwargs: Any) -> Any:
         return model(*args, **kwargs)
     except NotImplementedError as error:
         inside = next((name for name, _ in model.named_children()), "net")
-        raise TypeError(
+        raise MixupTypeError(
             f"{type(model).__name__} has no forward to run. Give the network inside it and what "
             f"that takes, suggest_layers(module.{inside}, its_input), and put the network's name "
             f"before those that are listed, '{inside}.…'."

@@ -16,6 +16,7 @@ from torch import Tensor, distributed
 from torchmetrics import Metric, MetricCollection
 
 from lightning_mixup.calibration import CalibrationStatistics
+from lightning_mixup.errors import MixupTypeError, MixupValueError
 from lightning_mixup.observation import Observation
 
 __all__ = ["FIGURES", "Metrics", "Tally", "check_names"]
@@ -250,7 +251,7 @@ def _device_of_pooling() -> torch.device:
 
 def _check_made(made: object) -> None:
     if not isinstance(made, (Metric, MetricCollection)):
-        raise TypeError(
+        raise MixupTypeError(
             f"metrics(num_classes) returned {made!r}, which is not of torchmetrics. Return a "
             "Metric, or several as MetricCollection({'name': metric})."
         )
@@ -260,12 +261,12 @@ def check_names(metrics: Metric | MetricCollection) -> None:
     """Refuses metrics that have the name of a figure of ours.
 
     Raises:
-        ValueError: Then.
+        MixupValueError: Then.
     """
     names = [] if isinstance(metrics, Metric) else map(str, metrics.keys(keep_base=False))
     for name in names:
         if name in FIGURES:
-            raise ValueError(
+            raise MixupValueError(
                 f"metrics holds {name!r}, which is the name of a figure of ours. Give it another, "
                 f"such as MetricCollection({{'tm_{name}': ...}})."
             )
@@ -274,7 +275,7 @@ def check_names(metrics: Metric | MetricCollection) -> None:
 def _check_scalar(name: str, figure: object) -> None:
     if not isinstance(figure, Tensor) or figure.numel() != 1:
         form = f"shape {tuple(figure.shape)}" if isinstance(figure, Tensor) else repr(type(figure))
-        raise TypeError(
+        raise MixupTypeError(
             f"The metric {name} computes something of {form}, but only single numbers can be "
             "logged. Give it average='macro' or 'micro', or log it yourself."
         )

@@ -26,6 +26,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import torch
 from torch import Tensor
 
+from lightning_mixup.errors import MixupValueError
 from lightning_mixup.trees import map_tensors, tensors_in
 
 if TYPE_CHECKING:
@@ -154,7 +155,7 @@ class MixedTarget(Tensor):
         usage: Shared by the targets of one mix, which have the same weights; by default a new one.
 
     Raises:
-        ValueError: If the candidates differ in shape or dtype, or don't fit the weights.
+        MixupValueError: If the candidates differ in shape or dtype, or don't fit the weights.
 
     Example:
         >>> weights = torch.tensor([0.75, 0.25])
@@ -390,14 +391,14 @@ def _rows(tensor: MixedTarget) -> list[Tensor]:
 def _check_candidates(candidates: Sequence[Tensor], weights: Tensor) -> None:
     forms = {f"{str(c.dtype).removeprefix('torch.')} {tuple(c.shape)}" for c in candidates}
     if len(forms) != 1:
-        raise ValueError(
+        raise MixupValueError(
             f"MixedTarget got candidates of the forms {sorted(forms)}, but they must be alike. "
             "Give K targets of one batch, as in MixedTarget([y, y[partner]], weights)."
         )
     shape = tuple(candidates[0].shape)
     expected = [(len(candidates),), (len(candidates), *shape[:1])]
     if tuple(weights.shape) not in expected or not weights.is_floating_point():
-        raise ValueError(
+        raise MixupValueError(
             f"MixedTarget got weights of shape {tuple(weights.shape)} and dtype {weights.dtype} "
             f"for {len(candidates)} candidates of shape {shape}. Give floats of shape "
             f"{expected[0]}, or {expected[1]} with weights per sample."

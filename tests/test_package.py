@@ -14,6 +14,7 @@ import lightning_mixup
 PACKAGE = Path(lightning_mixup.__file__).parent
 # A module imports only from its left.
 ORDER = [
+    "errors",
     "trees",
     "operations",
     "targets",
