@@ -140,7 +140,7 @@ def draw(bins: dict[tuple[str, float], list[ReliabilityBins]], path: Path) -> No
         title = f"{labels} · alpha={alpha:g}" if alpha else f"{labels} · no mixup"
         reliability_diagram(pooled, title=title, figure=panel)
     legend = figure.axes[0].get_legend_handles_labels()
-    figure.legend(*legend, loc="outside lower center", ncols=4)
+    figure.legend(*legend, loc="outside lower center", ncols=5)
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=150)
 
