@@ -127,6 +127,7 @@ class Mixup:
             raise ValueError(f"alpha={self.alpha!r} is not at least 0. {hint}")
         if not isinstance(self.per_sample, bool):
             raise TypeError(f"per_sample={self.per_sample!r} is not a bool. Give True or False.")
+        object.__setattr__(self, "alpha", float(self.alpha))  # of Fractions and numpy's, too
 
     @property
     def mixes(self) -> bool:

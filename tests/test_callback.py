@@ -1319,7 +1319,7 @@ def test_that_nothing_is_mixed_is_said(make_trainer, caplog):
 
     make_trainer(callbacks=[MixupCallback(0)]).fit(Classifier(), make_loader(), make_loader())
 
-    assert "MixupCallback(0) mixes nothing." in caplog.messages
+    assert "MixupCallback(0.0) mixes nothing." in caplog.messages
 
 
 def test_calibration_false_logs_nothing(make_trainer):
