@@ -79,8 +79,8 @@ class MixupCallback(Callback):
         log_mix: Logs ``mixup_weight`` of every step (the mean of a weight per sample; 1 where
             nothing is mixed) and ``mixup_place``, a number into ``places``.
         seed: Decides the draws, together with the rank and the number of the batch. By default
-            the seed of ``seed_everything`` or ``torch.manual_seed``; a resumed run goes on with
-            that of its checkpoint. No global state is touched.
+            the seed of ``seed_everything`` or ``torch.manual_seed`` in the first process; a
+            resumed run goes on with that of its checkpoint. No global state is touched.
 
     Raises:
         TypeError: If an argument is of the wrong type.
@@ -167,7 +167,9 @@ class MixupCallback(Callback):
         if stage != "fit":
             return
         self._release()
-        self._seed = torch.initial_seed() if self.seed is None else self.seed
+        seed = torch.initial_seed() if self.seed is None else self.seed
+        # That of the first process, which is what a checkpoint holds.
+        self._seed = trainer.strategy.broadcast(seed)
         self._stand_in(trainer, pl_module)
         self._interceptions.append(Interception(pl_module, "all_gather", gather_plainly))
 
@@ -481,8 +483,13 @@ def _at_rest() -> dict[str, Any]:
 
 
 def _batch_number(trainer: Trainer) -> int:
-    """Returns Lightning's own count, which alone is right however a run was stopped or resumed."""
-    return trainer.fit_loop.epoch_loop.total_batch_idx
+    """Returns how many steps went before, by Lightning's own count of them.
+
+    Of its counts this one alone is right however a run was stopped and resumed: `total_batch_idx`
+    counts the step twice that an exception broke off.
+    """
+    steps = trainer.fit_loop.epoch_loop.batch_progress.total
+    return steps.processed  # type: ignore[attr-defined, no-any-return]
 
 
 def _generator(seed: int, rank: int, batch_number: int) -> np.random.Generator:

@@ -1,0 +1,173 @@
+"""Tests of resumed runs: they end as if nothing had happened.
+
+To the last bit, with an order of the data that resumes by itself. `resumable_run.py` runs what is
+killed, all in one process that forks; what fails by an exception runs here.
+"""
+
+import json
+import os
+import subprocess
+import sys
+
+import lightning
+import pytest
+import resumable_run
+import torch
+from lightning.pytorch.callbacks import Callback, ModelCheckpoint, OnExceptionCheckpoint
+from packaging.version import Version
+from resumable_run import SeededSteps, WithPositions, make_data, make_mixup, make_trainer, state_of
+from torch import nn
+from torch.utils.data import DataLoader
+
+pytestmark = [
+    # Lightning takes any loader without a state of its own for one that can't resume.
+    pytest.mark.filterwarnings("ignore:You're resuming from a checkpoint that ended before"),
+    # It misses the callbacks that saved, and what OnExceptionCheckpoint has not saved yet.
+    pytest.mark.filterwarnings("ignore:.* callbacks used to create the checkpoint need to be"),
+    pytest.mark.filterwarnings("ignore:`.fit.ckpt_path=None.` was called without a model"),
+    pytest.mark.filterwarnings("ignore:.fit.ckpt_path=.last.. is set, but there is no last"),
+]
+QUIET = {"enable_checkpointing": False}
+
+
+def same(first, second):
+    """Returns whether two nested states are equal to the last bit."""
+    if isinstance(first, dict):
+        return first.keys() == second.keys() and all(same(first[k], second[k]) for k in first)
+    if isinstance(first, (list, tuple)):
+        return len(first) == len(second) and all(map(same, first, second))
+    return torch.equal(first, second) if isinstance(first, torch.Tensor) else first == second
+
+
+# Killed.
+
+
+@pytest.fixture(scope="module")
+def killed(tmp_path_factory):
+    """Where the states of all runs are, and how each life of theirs has ended."""
+    folder = tmp_path_factory.mktemp("killed")
+    script = subprocess.run(
+        [sys.executable, resumable_run.__file__, str(folder)],
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=60 * (1 + len(resumable_run.CASES) // 7),
+        check=False,
+    )
+    assert script.returncode == 0, script.stderr
+    return folder, json.loads((folder / "lives.json").read_text("utf-8"))
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="killed runs are forked")
+@pytest.mark.parametrize("name", resumable_run.CASES)
+def test_a_killed_run_ends_as_one_that_nothing_interrupts(killed, name):
+    folder, lives = killed
+    case = resumable_run.CASES[name]
+    if case["order"] == "states":
+        pytest.importorskip("torchdata")
+    whole = resumable_run.name_of_whole(case)
+
+    ends = [  # of each process
+        [torch.load(folder / f"{run}-{rank}.pt") for rank in range(case["world"])]
+        for run in (name, whole)
+    ]
+
+    assert same(*ends)
+    assert lives[name] == [-9] * len(case["kills"]) + [0]
+    assert lives[whole] == [0]
+
+
+# Failed, or stopped.
+
+
+def at_end(value):
+    """Marks what is saved with the last batch of an epoch."""
+    late = Version(lightning.__version__) >= Version("2.5")
+    reason = "Lightning takes one batch more then"
+    return pytest.param(value, marks=pytest.mark.skipif(not late, reason=reason))
+
+
+class Fail(Callback):
+    """Raises once, at a step and a hook."""
+
+    def __init__(self, step, hook):
+        self.step = step
+        setattr(self, hook, self.fail)
+
+    def fail(self, trainer, *args):
+        if trainer.fit_loop.epoch_loop.batch_progress.total.processed == self.step:
+            raise ArithmeticError
+
+
+def train(folder, *callbacks, seed=1, checkpoint=None, module=WithPositions, **options):
+    """Runs or resumes a fit and returns its Trainer."""
+    torch.manual_seed(seed)
+    trainer = make_trainer(folder, [make_mixup(), SeededSteps(), *callbacks], **options)
+    # A step that fails has moved the statistics of a BatchNorm already.
+    trainer.fit(module(norm=nn.LayerNorm), ckpt_path=checkpoint)
+    return trainer
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """Returns the end of a run that nothing interrupts; every checkpoint of it is kept."""
+    folder = tmp_path_factory.mktemp("whole")
+    saving = {"filename": "{step}", "auto_insert_metric_name": False, "save_top_k": -1}
+    callbacks = [ModelCheckpoint(folder, every_n_train_steps=1, **saving)]
+    return folder, state_of(train(folder, *callbacks))
+
+
+@pytest.mark.parametrize("step", [1, 6, at_end(7), 8, at_end(14), 20])
+def test_from_each_checkpoint_a_run_ends_alike(whole, tmp_path, step):
+    folder, expected = whole
+
+    trainer = train(tmp_path, seed=2, checkpoint=folder / f"{step}.ckpt", **QUIET)
+
+    assert same(state_of(trainer), expected)
+
+
+FAILURES = [
+    [(3, "on_train_batch_start")],
+    [(5, "on_before_backward")],
+    [(7, "on_after_backward")],
+    [(13, "on_before_optimizer_step")],
+    at_end([(14, "on_train_batch_end")]),
+    [(6, "on_before_backward"), (6, "on_after_backward"), (16, "on_before_optimizer_step")],
+]
+
+
+@pytest.mark.parametrize("failures", FAILURES, ids=str)
+def test_after_exceptions_a_run_ends_alike(whole, tmp_path, failures):
+    """The step that failed is taken again, with the same mix."""
+    _, expected = whole
+
+    for number, failure in enumerate(failures):
+        with pytest.raises(ArithmeticError):
+            train(tmp_path, Fail(*failure), OnExceptionCheckpoint(tmp_path), seed=1 + number)
+    trainer = train(tmp_path, checkpoint=tmp_path / "on_exception.ckpt", seed=9, **QUIET)
+
+    assert same(state_of(trainer), expected)
+
+
+class Evaluated(WithPositions):
+    """Has a loader for each stage."""
+
+    def val_dataloader(self):
+        return DataLoader(make_data(1), batch_size=8)
+
+    test_dataloader = predict_dataloader = val_dataloader
+
+    def validation_step(self, batch, batch_idx):
+        return super().training_step(batch, batch_idx)
+
+    test_step = predict_step = validation_step
+
+
+def test_from_a_validation_inside_an_epoch_a_run_ends_alike(whole, tmp_path):
+    _, expected = whole
+    options = {"val_check_interval": 3, "num_sanity_val_steps": 0, "module": Evaluated}
+    train(tmp_path, ModelCheckpoint(tmp_path, filename="last"), max_steps=11, **options)
+
+    trainer = train(tmp_path, seed=2, checkpoint=tmp_path / "last.ckpt", **QUIET, **options)
+
+    assert same(state_of(trainer), expected)
