@@ -1,4 +1,4 @@
-"""Tests of resumed runs: they end as if nothing had happened.
+"""Tests for lightning_mixup.checkpoints and resumed runs: they end as if nothing had happened.
 
 To the last bit, with an order of the data that resumes by itself. `resumable_run.py` runs what is
 killed, all in one process that forks; what fails by an exception runs here.
@@ -6,10 +6,13 @@ killed, all in one process that forks; what fails by an exception runs here.
 
 import json
 import os
+import re
 import subprocess
 import sys
+from fractions import Fraction
 
 import lightning
+import numpy as np
 import pytest
 import resumable_run
 import torch
@@ -18,6 +21,9 @@ from packaging.version import Version
 from resumable_run import SeededSteps, WithPositions, make_data, make_mixup, make_trainer, state_of
 from torch import nn
 from torch.utils.data import DataLoader
+
+import lightning_mixup
+from lightning_mixup import CalibrationMonitor, Mixup, MixupCallback
 
 pytestmark = [
     # Lightning takes any loader without a state of its own for one that can't resume.
@@ -171,3 +177,174 @@ def test_from_a_validation_inside_an_epoch_a_run_ends_alike(whole, tmp_path):
     trainer = train(tmp_path, seed=2, checkpoint=tmp_path / "last.ckpt", **QUIET, **options)
 
     assert same(state_of(trainer), expected)
+
+
+# Resumed otherwise.
+
+
+def make_checkpoint(folder, *callbacks):
+    """Returns a checkpoint in the middle of a run with these callbacks."""
+    trainer = make_trainer(folder, list(callbacks), max_steps=4, **QUIET)
+    trainer.fit(WithPositions())
+    trainer.save_checkpoint(folder / "made.ckpt")
+    return folder / "made.ckpt"
+
+
+def resume(checkpoint, *callbacks, **options):
+    """Resumes a run for two steps."""
+    trainer = make_trainer(checkpoint.parent, list(callbacks), max_steps=6, **QUIET, **options)
+    trainer.fit(WithPositions(), ckpt_path=checkpoint)
+
+
+def change(checkpoint, **changes):
+    """Writes other things into our part of a checkpoint, or with None leaves them out."""
+    content = torch.load(checkpoint)
+    state = {**content["callbacks"]["MixupCallback"], **changes}
+    content["callbacks"]["MixupCallback"] = {k: v for k, v in state.items() if v is not None}
+    torch.save(content, checkpoint)
+
+
+def mixup(**arguments):
+    return MixupCallback(**{"calibration": False, **arguments})
+
+
+class Draws(Callback):
+    """Keeps the shares that were drawn."""
+
+    def __init__(self, mixup):
+        self.mixup, self.shares = mixup, []
+
+    def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
+        self.shares.append(float(self.mixup.mix.weight))
+
+
+def first_of(batch):
+    return batch[0]
+
+
+@pytest.mark.parametrize(
+    ("then", "now", "told"),
+    [
+        ({"alpha": 0.2}, {"alpha": 0.4}, "with alpha=0.2, and goes on with alpha=0.4"),
+        (
+            {"alpha": 0.2},
+            {"recipe": Mixup(0.2, per_sample=True)},
+            "with alpha=0.2, and goes on with recipe=Mixup(alpha=0.2, per_sample=True)",
+        ),
+        ({"prob": 0.5}, {}, "with prob=0.5, and goes on with prob=1.0"),
+        ({"targets": 1}, {}, "with targets=1, and goes on with targets='auto'"),
+        (
+            {"layers": ["input", "body"]},
+            {"layers": "body"},
+            "with layers=['input', 'body'], and goes on with layers='body'",
+        ),
+        (
+            {"prob": 0.5, "inputs": 0},
+            {"prob": 0.4, "inputs": first_of},
+            "with prob=0.5, inputs=0, and goes on with prob=0.4, inputs=first_of",
+        ),
+        ({"alpha": 0.2}, {"alpha": 0}, "with alpha=0.2, and goes on with alpha=0.0"),
+        (
+            {"seed": 3},
+            {"seed": 5},
+            "with seed=3, which decides the draws of a resumed run; seed=5",
+        ),
+    ],
+    ids=["alpha", "recipe", "prob", "targets", "layers", "two", "no mixing", "seed"],
+)
+def test_other_arguments_than_the_checkpoints_are_told(tmp_path, then, now, told):
+    checkpoint = make_checkpoint(tmp_path, mixup(**then))
+
+    with pytest.warns(UserWarning, match=re.escape(f"The checkpoint was made {told}")) as warned:
+        resume(checkpoint, mixup(**now))
+
+    assert sum("The checkpoint was made" in str(each.message) for each in warned) == 1
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        (
+            {"draws": 0, "version": "0.0.9"},
+            f"with the draws of lightning-mixup 0.0.9, and goes on with the draws of "
+            f"lightning-mixup {lightning_mixup.__version__}",
+        ),
+        ({"processes": 2}, "with 2 processes, and goes on with 1 process"),
+        ({"arguments": {"alpha": "0.2", "scale": "2"}}, "with scale=2, and goes on without"),
+        (
+            {"arguments": None, "processes": None, "draws": None, "version": None},
+            "by a version that kept its seed alone",
+        ),
+    ],
+    ids=["other draws", "two processes", "an argument to come", "the seed alone"],
+)
+def test_another_version_and_other_processes_are_told(tmp_path, changes, told):
+    checkpoint = make_checkpoint(tmp_path, mixup())
+    change(checkpoint, **changes)
+
+    with pytest.warns(UserWarning, match=re.escape(f"The checkpoint was made {told}")) as warned:
+        resume(checkpoint, mixup())
+
+    assert sum("The checkpoint was made" in str(each.message) for each in warned) == 1
+
+
+@pytest.mark.parametrize(
+    ("then", "now"),
+    [
+        ({}, {"seed": None}),
+        ({"alpha": 1}, {"alpha": np.float32(1)}),
+        ({"prob": 0.5}, {"prob": Fraction(1, 2)}),
+        ({"inputs": lambda batch: batch[0]}, {"inputs": lambda batch: batch[0]}),
+        ({"seed": 3}, {"seed": 3, "log_mix": True, "calibration": CalibrationMonitor()}),
+    ],
+    ids=["same", "alpha", "prob", "functions", "what decides no draw"],
+)
+def test_of_equal_arguments_nothing_is_told(tmp_path, then, now):
+    """All warnings are errors here."""
+    checkpoint = make_checkpoint(tmp_path, mixup(**then))
+    change(checkpoint, version="0.0.9")
+
+    resume(checkpoint, mixup(**now))
+
+
+def test_the_checkpoints_seed_decides(tmp_path):
+    whole = Draws(mixup(seed=3))
+    checkpoint = make_checkpoint(tmp_path, whole.mixup, whole)
+    resumed = Draws(mixup(seed=5))
+
+    with pytest.warns(UserWarning, match="seed=5 is not used. Leave seed out to resume"):
+        resume(checkpoint, resumed.mixup, resumed)
+
+    expected = Draws(mixup(seed=3))
+    trainer = make_trainer(tmp_path, [expected.mixup, expected], max_steps=6, **QUIET)
+    trainer.fit(WithPositions())
+    assert whole.shares + resumed.shares == expected.shares
+
+
+def test_a_run_that_begins_to_mix_is_told(tmp_path):
+    checkpoint = make_checkpoint(tmp_path)
+
+    with pytest.warns(UserWarning, match=r"made without mixing, and goes on with MixupCallback"):
+        resume(checkpoint, mixup())
+
+
+@pytest.mark.parametrize("stage", ["validate", "test", "predict"])
+def test_evaluation_of_a_checkpoint_is_told_nothing(tmp_path, stage):
+    checkpoint = make_checkpoint(tmp_path, mixup(seed=3))
+    trainer = make_trainer(tmp_path, [mixup(alpha=2.0, seed=5)], **QUIET)
+
+    getattr(trainer, stage)(Evaluated(), ckpt_path=checkpoint)
+
+    assert trainer.state.finished
+
+
+@pytest.mark.parametrize("seed", [3, 10**30, -1])
+def test_a_checkpoint_is_read_without_trust(tmp_path, seed):
+    """As Lightning reads it, where nothing but tensors and plain types may be in it."""
+    made = mixup(recipe=Mixup(np.float64(0.5)), prob=np.float32(0.5), inputs=first_of, seed=seed)
+    checkpoint = make_checkpoint(tmp_path, made)
+
+    state = torch.load(checkpoint, weights_only=True)["callbacks"]["MixupCallback"]
+
+    assert state == made.state_dict()
+    assert state["seed"] == seed
