@@ -4,12 +4,14 @@ To the last bit, with an order of the data that resumes by itself. `resumable_ru
 killed, all in one process that forks; what fails by an exception runs here.
 """
 
+import inspect
 import json
 import os
 import re
 import subprocess
 import sys
 from fractions import Fraction
+from pathlib import Path
 
 import lightning
 import numpy as np
@@ -91,6 +93,13 @@ def at_end(value):
     late = Version(lightning.__version__) >= Version("2.5")
     reason = "Lightning takes one batch more then"
     return pytest.param(value, marks=pytest.mark.skipif(not late, reason=reason))
+
+
+@pytest.mark.parametrize("kind", [resumable_run.ResumingSampler, resumable_run.SeededSteps])
+def test_the_docs_show_what_is_tested_here(kind):
+    page = Path(__file__).parents[1] / "docs" / "resuming.md"
+
+    assert inspect.getsource(kind) in page.read_text("utf-8")
 
 
 class Fail(Callback):
