@@ -55,7 +55,7 @@ def check_probability(prob: float) -> float:
         raise MixupTypeError(f"prob={prob!r} is not a number. Give a probability, from 0 to 1.")
     if not 0 <= prob <= 1:
         raise MixupValueError(f"prob={prob!r} is not a probability. Give a number from 0 to 1.")
-    return prob
+    return float(prob)
 
 
 def check_flag(name: str, value: bool) -> bool:  # noqa: FBT001

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
-from lightning.pytorch.utilities import rank_zero_info
+from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from torch import Tensor
 
 from lightning_mixup.arguments import (
@@ -29,6 +29,7 @@ from lightning_mixup.arguments import (
     choose_recipe,
 )
 from lightning_mixup.batch import Entries, Selector, find_entries
+from lightning_mixup.checkpoints import DECISIVE, describe_run, tell_differences
 from lightning_mixup.containers import get_entry, replace_entries
 from lightning_mixup.doors import gather_plainly, guard_metrics
 from lightning_mixup.errors import MixupTypeError
@@ -80,8 +81,8 @@ class MixupCallback(Callback):
         log_mix: Logs ``mixup_weight`` of every step (the mean of a weight per sample; 1 where
             nothing is mixed) and ``mixup_place``, a number into ``places``.
         seed: Decides the draws, together with the rank and the number of the batch. By default
-            the seed of ``seed_everything`` or ``torch.manual_seed``; a resumed run goes on with
-            that of its checkpoint. No global state is touched.
+            the seed of ``seed_everything`` or ``torch.manual_seed`` in the first process; a
+            resumed run goes on with that of its checkpoint. No global state is touched.
 
     Raises:
         MixupTypeError: If an argument is of the wrong type.
@@ -138,16 +139,23 @@ class MixupCallback(Callback):
         self.monitor = _monitor_from(calibration)
         self._reporting = self.monitor
         self._seed = self.seed or 0
+        self._processes = 1
         vars(self).update(_at_rest())
 
     def __repr__(self) -> str:
+        arguments = self._arguments().items()
+        written = [text if name == "alpha" else f"{name}={text}" for name, text in arguments]
+        return f"MixupCallback({', '.join(written)})"
+
+    def _arguments(self) -> dict[str, str]:
+        """Returns the arguments that would make this callback, without defaults."""
         short = self.recipe == Mixup(self.recipe.alpha)
-        arguments = [repr(self.recipe.alpha) if short else f"recipe={self.recipe!r}"]
+        made = {"alpha": repr(self.recipe.alpha)} if short else {"recipe": repr(self.recipe)}
         for name, parameter in inspect.signature(type(self)).parameters.items():
             value = getattr(self, name, None)
             if name not in ("alpha", "recipe") and value != parameter.default:
-                arguments.append(f"{name}={value!r}")
-        return f"MixupCallback({', '.join(arguments)})"
+                made[name] = _name_of(value) if callable(value) else repr(value)
+        return made
 
     def __getstate__(self) -> dict[str, Any]:
         """Leaves out what belongs to a fit, so that callbacks can be copied in the middle."""
@@ -168,7 +176,10 @@ class MixupCallback(Callback):
         if stage != "fit":
             return
         self._release()
-        self._seed = torch.initial_seed() if self.seed is None else self.seed
+        seed = torch.initial_seed() if self.seed is None else self.seed
+        # That of the first process, which is what a checkpoint holds.
+        self._seed = trainer.strategy.broadcast(seed)
+        self._processes = trainer.world_size
         self._stand_in(trainer, pl_module)
         self._interceptions.append(Interception(pl_module, "all_gather", gather_plainly))
 
@@ -218,12 +229,35 @@ class MixupCallback(Callback):
         self._report("on_exception", trainer, pl_module, exception)
 
     def state_dict(self) -> dict[str, Any]:
-        """Keeps the seed, so that a resumed run draws on."""
-        return {"seed": self._seed}
+        """Keeps the seed, so that a resumed run draws on, and what else decides the draws."""
+        return describe_run(self._seed, self._arguments(), self._processes)
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Takes over the seed of the run that is resumed."""
+        """Takes over the seed of the run that is resumed, and warns where that is not enough."""
+        if self._step is not None:  # Nothing is drawn outside of a fit.
+            self._warn_of_differences(state_dict)
         self._seed = state_dict["seed"]
+
+    def on_load_checkpoint(
+        self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        """Warns of a checkpoint that was made without mixing."""
+        knows = self.state_key in checkpoint["callbacks"]
+        if self._step is not None and self._mixes and not knows:
+            rank_zero_warn(f"The checkpoint was made without mixing, and goes on with {self!r}.")
+
+    def _warn_of_differences(self, made: dict[str, Any]) -> None:
+        parameters = inspect.signature(type(self)).parameters.values()
+        decide = [p for p in parameters if p.name in DECISIVE and p.default is not None]
+        defaults = {parameter.name: repr(parameter.default) for parameter in decide}
+        told = tell_differences(made, self.state_dict(), defaults)
+        if told:
+            rank_zero_warn(f"The checkpoint was made {told}.")
+        if self.seed not in (None, made["seed"]):
+            rank_zero_warn(
+                f"The checkpoint was made with seed={made['seed']}, which decides the draws of a "
+                f"resumed run; seed={self.seed} is not used. Leave seed out to resume."
+            )
 
     # What.
 
@@ -482,8 +516,18 @@ def _at_rest() -> dict[str, Any]:
 
 
 def _batch_number(trainer: Trainer) -> int:
-    """Returns Lightning's own count, which alone is right however a run was stopped or resumed."""
-    return trainer.fit_loop.epoch_loop.total_batch_idx
+    """Returns how many steps went before, by Lightning's own count of them.
+
+    Of its counts this one alone is right however a run was stopped and resumed: `total_batch_idx`
+    counts the step twice that an exception broke off.
+    """
+    steps = trainer.fit_loop.epoch_loop.batch_progress.total
+    return steps.processed  # type: ignore[attr-defined, no-any-return]
+
+
+def _name_of(function: Callable[..., Any]) -> str:
+    """Returns what names a function in every run, as the address in its repr does not."""
+    return getattr(function, "__qualname__", type(function).__qualname__)
 
 
 def _generator(seed: int, rank: int, batch_number: int) -> np.random.Generator:

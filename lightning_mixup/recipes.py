@@ -130,6 +130,7 @@ class Mixup:
             raise MixupTypeError(
                 f"per_sample={self.per_sample!r} is not a bool. Give True or False."
             )
+        object.__setattr__(self, "alpha", float(self.alpha))  # of Fractions and numpy's, too
 
     @property
     def mixes(self) -> bool:

@@ -35,7 +35,8 @@ CLASS_WEIGHT = torch.tensor([0.5, 1.0, 2.0, 3.0, 0.1])
 
 def stub_trainer(number, rank=0):
     """Returns what a draw reads off a trainer."""
-    loop = SimpleNamespace(epoch_loop=SimpleNamespace(total_batch_idx=number))
+    progress = SimpleNamespace(total=SimpleNamespace(processed=number))
+    loop = SimpleNamespace(epoch_loop=SimpleNamespace(batch_progress=progress))
     return SimpleNamespace(fit_loop=loop, global_rank=rank)
 
 
@@ -1319,7 +1320,7 @@ def test_that_nothing_is_mixed_is_said(make_trainer, caplog):
 
     make_trainer(callbacks=[MixupCallback(0)]).fit(Classifier(), make_loader(), make_loader())
 
-    assert "MixupCallback(0) mixes nothing." in caplog.messages
+    assert "MixupCallback(0.0) mixes nothing." in caplog.messages
 
 
 def test_calibration_false_logs_nothing(make_trainer):

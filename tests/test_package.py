@@ -51,6 +51,7 @@ ORDER = [
     "tally",
     "monitor",
     "messages",
+    "checkpoints",
     "callback",
 ]
 KNOW_LIGHTNING = {"monitor", "messages", "callback"}

@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+from fractions import Fraction
 
 import numpy as np
 import pytest
@@ -10,6 +11,14 @@ from scipy import stats
 from torch.nn import functional as F
 
 from lightning_mixup import MixedTarget, Mixup
+
+
+@pytest.mark.parametrize("alpha", [Fraction(1, 2), np.float32(0.5), 0.5], ids=repr)
+def test_any_kind_of_number_is_an_alpha(alpha):
+    recipe = Mixup(alpha)
+
+    assert recipe.describe() == "Beta(0.5, 0.5)"
+    assert repr(recipe) == "Mixup(alpha=0.5, per_sample=False)"
 
 
 @pytest.mark.parametrize("recipe", [Mixup(0.3), Mixup(0.3, per_sample=True)], ids=str)
