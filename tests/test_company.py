@@ -157,6 +157,30 @@ def test_a_run_in_company_is_the_run_that_is_mixed_by_hand(
 # Others who mix, or stand in for the step.
 
 
+@pytest.mark.parametrize("others", [[HIDDEN], ["net.0", HIDDEN]], ids=len)
+def test_several_that_mix_are_refused_with_what_to_write_instead(make_trainer, others):
+    module = Plain()
+    before = state_of(module)
+    several = [mixup(), *(mixup(layers=place) for place in others)]
+    trainer = make_trainer(callbacks=several)
+
+    with pytest.raises(ValueError, match=rf"has {len(several)} callbacks that mix.*Keep one") as e:
+        trainer.fit(module)
+
+    assert repr(several[-1]) in str(e.value)
+    assert_close(state_of(module), before, rtol=0, atol=0)
+    assert "training_step" not in vars(module)
+    assert f"write layers={['input', *others]}" in str(e.value)
+    fit(make_trainer, module, mixup(layers=["input", *others]))
+
+
+def test_the_same_one_twice_is_refused_too(make_trainer):
+    twice = [mixup()] * 2
+
+    with pytest.raises(ValueError, match=r"has 2 callbacks that mix, .*\. Keep one\.$"):
+        make_trainer(callbacks=twice).fit(Plain())
+
+
 class StandsIn(Callback):
     """Counts the calls of a step in its place, from a hook on, and puts back what it found.
 
