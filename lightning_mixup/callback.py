@@ -211,6 +211,11 @@ class MixupCallback(Callback):
         self._end_step()
         self._has_started = False
 
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Forgets the mix of a batch that the module has skipped, whose end nobody tells."""
+        self._end_step()
+        self._has_started = False
+
     # Lightning skips `teardown` when training fails, so both exits release the module.
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Leaves the module as it was found."""

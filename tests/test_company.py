@@ -263,6 +263,24 @@ def test_a_copy_in_the_middle_of_a_fit_trains_by_itself_as_if_nobody_had_mixed(
     assert_close(copied.losses[3:], plain.losses, rtol=0, atol=1e-12)
 
 
+def test_a_batch_that_the_module_skips_leaves_no_mix_behind(make_trainer):
+    """Lightning ends the epoch there, without a word to callbacks about the batch."""
+
+    class Skips(Plain):
+        def on_train_batch_start(self, batch, batch_idx):
+            return -1 if batch_idx == 2 else None
+
+    class Looks(Callback):
+        def on_train_epoch_end(self, trainer, pl_module):
+            self.mix = callback.mix
+
+    callback, looks = mixup(), Looks()
+
+    fit(make_trainer, Skips(), callback, callbacks=lambda: [looks])
+
+    assert looks.mix is None
+
+
 def test_fits_in_two_threads_do_not_meet(make_trainer, tmp_path):
     """In single precision: for double, Lightning changes the default type of all threads."""
     together, alone = ([(Plain(), place) for place in TWINS] for _ in range(2))
