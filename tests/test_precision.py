@@ -12,6 +12,8 @@ from twins import HIDDEN, ByHand, ByHandInside, Plain, blended, mixup, state_of
 from zoo import CLASSES, FEATURES
 
 from lightning_mixup import MixedTarget, Mixup
+from lightning_mixup.blend import transpose_interpolate
+from lightning_mixup.recipes import Mix
 
 X, Y = torch.randn(8, FEATURES), torch.arange(8) % CLASSES
 TWINS = {"input": ByHand, HIDDEN: ByHandInside}
@@ -206,6 +208,68 @@ def test_one_sample_that_is_not_finite_reaches_none_but_its_partner(make_trainer
     assert reached.sum() == 2
     assert not received[reached, 3].isfinite().any()
     assert torch.equal(received[reached, :3], clean[reached, :3])
+
+
+class Whole(Mixup):
+    """Gives every second sample, or all, a weight of exactly one."""
+
+    def draw(self, rng, batch_size, device="cpu"):
+        mix = super().draw(rng, batch_size, device)
+        weights = np.full(batch_size, 0.75)
+        weights[::2] = 1.0
+        return Mix(weights if self.per_sample else 1.0, mix.shift, batch_size, device)
+
+
+class Masks(Plain):
+    """Rules classes out by a logit of minus infinity: here all but each sample's own label."""
+
+    def __init__(self):
+        super().__init__()
+        self.net = nn.Sequential(nn.Linear(FEATURES, 8), nn.Tanh(), nn.Linear(8, 2 * CLASSES))
+
+    def training_step(self, batch, batch_idx):
+        x, y, allowed = batch
+        logits = self.net(x).masked_fill(~allowed, -torch.inf)
+        loss = F.cross_entropy(logits, y, reduction="none")
+        self.note(loss[self.kept].mean())
+        return loss[self.kept].mean()
+
+    kept = slice(None)
+
+    def train_dataloader(self):
+        return DataLoader([self.batch], batch_size=None, collate_fn=lambda batch: batch)
+
+
+@pytest.mark.parametrize("place", ["input", "net.1"])
+@each_weighting
+def test_a_weight_of_one_trains_as_if_there_were_no_partner(make_trainer, place, per_sample):
+    """Though the loss by the partner's label is infinite."""
+    y = torch.arange(8)
+    mixed, plain = Masks(), Masks()
+    mixed.kept = plain.kept = slice(None, None, 2 if per_sample else 1)
+    allowed = F.one_hot(y, 2 * CLASSES).bool() | (torch.arange(2 * CLASSES) > 7)
+    mixed.batch = plain.batch = (X, y, allowed)
+    recipe = Whole(1.0, per_sample=per_sample)
+    callback = mixup(recipe=recipe, layers=place, inputs=0, targets=1)
+
+    make_trainer(callbacks=[callback], precision="64-true", max_epochs=3).fit(mixed)
+    make_trainer(precision="64-true", max_epochs=3).fit(plain)
+
+    assert np.isfinite(plain.losses).all()
+    assert_close(mixed.losses, plain.losses, rtol=0, atol=1e-14)
+    assert_close(state_of(mixed), state_of(plain), rtol=0, atol=1e-14)
+
+
+@pytest.mark.parametrize("bad", [torch.inf, torch.nan], ids=str)
+def test_a_gradient_that_is_not_finite_reaches_no_partner_of_a_weight_of_one(bad):
+    weights, gradient = np.array([1.0, 0.5, 1.0, 0.25]), torch.ones(4, 3)
+    clean = transpose_interpolate(gradient, weights, 1)
+    gradient[2] = bad
+
+    passed = transpose_interpolate(gradient, weights, 1)
+
+    assert torch.equal(passed[[0, 1, 3]], clean[[0, 1, 3]])
+    assert not passed[2].isfinite().any()
 
 
 # What is no dense tensor of real numbers.
