@@ -342,3 +342,48 @@ def test_a_sparse_input_is_fine_where_a_layer_is_mixed(make_trainer):
 def batches_of(change):
     batches = [(change(X * i), Y) for i in range(1, 4)]
     return DataLoader(batches, batch_size=None, collate_fn=lambda batch: batch)
+
+
+class Complex(Plain):
+    """Learns complex numbers, by a loss that is not linear in them."""
+
+    def __init__(self):
+        super().__init__()
+        self.net = nn.Linear(FEATURES, 3, dtype=torch.complex128)
+
+    def training_step(self, batch, batch_idx):
+        x, y = batch
+        output = self.net(x)
+        loss = F.mse_loss(torch.view_as_real(output), torch.view_as_real(y))
+        loss = (
+            loss + (output.abs() - y.abs()).square().mean() + (output.real - y.real).abs().mean()
+        )
+        self.note(loss)
+        return loss
+
+
+class ComplexByHand(Complex):
+    """Mixes in its own step."""
+
+    def __init__(self, **settings):
+        super().__init__()
+        self.draws = ByHand(**settings).draws
+
+    def training_step(self, batch, batch_idx):
+        mix = self.draws(batch_idx, len(batch[0]))
+        return super().training_step([blended(value, mix) for value in batch], batch_idx)
+
+
+@each_weighting
+def test_complex_inputs_and_targets_are_interpolated(make_trainer, per_sample):
+    recipe = Mixup(1.0, per_sample=per_sample)
+    y = torch.randn(8, 3, dtype=torch.complex128)
+    batches = [(torch.randn(8, FEATURES, dtype=torch.complex128), y * i) for i in range(1, 4)]
+    loader = DataLoader(batches, batch_size=None, collate_fn=lambda batch: batch)
+    module, twin = Complex(), ComplexByHand(recipe=recipe)
+
+    make_trainer(callbacks=[mixup(recipe=recipe)], limit_val_batches=0).fit(module, loader)
+    make_trainer(limit_val_batches=0).fit(twin, loader)
+
+    assert_close(module.losses, twin.losses, rtol=0, atol=1e-12)
+    assert_close(state_of(module), state_of(twin), rtol=0, atol=1e-12)
