@@ -297,18 +297,22 @@ def _resolve(
 
 
 def _check_dense(batch: Any, path: Path, value: Tensor) -> None:
-    """Refuses sparse and nested tensors.
+    """Refuses sparse, nested and quantised tensors.
 
     Raises:
         MixupTypeError: For them.
     """
-    if value.is_nested or value.layout != torch.strided:
-        kind = "nested" if value.is_nested else value.layout
-        change = "to_padded_tensor(0.0)" if value.is_nested else "to_dense()"
-        raise MixupTypeError(
-            f"The entry {name_of_path(path)} is {kind}, and dense tensors are mixed. Convert it "
-            f"{conversion(batch, path, change)}."
-        )
+    kind, change = str(value.layout), "to_dense()"
+    if value.is_nested:
+        kind, change = "nested", "to_padded_tensor(0.0)"
+    elif value.is_quantized:
+        kind, change = "quantised", "dequantize()"
+    elif value.layout == torch.strided:
+        return
+    raise MixupTypeError(
+        f"The entry {name_of_path(path)} is {kind}, and dense tensors are mixed. Convert it "
+        f"{conversion(batch, path, change)}."
+    )
 
 
 def _check_input(batch: Any, leaves: dict[Path, Any], path: Path) -> None:

@@ -101,9 +101,7 @@ class _Interpolate(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Weight, shift: int) -> Tensor:
         ctx.weight, ctx.shift = weight, shift
-        out, head = torch.empty_like(x), len(x) - shift
-        # Of a weight that rounds to one, `lerp` from an infinite partner makes NaN.
-        whole = np.flatnonzero(np.greater_equal(weight, 1 - torch.finfo(x.dtype).eps / 4))
+        out, head, whole = torch.empty_like(x), len(x) - shift, _whole(weight, x.dtype)
         if isinstance(weight, float) and len(whole):
             return out.copy_(x)
         share = _broadcast(weight, x)
@@ -130,11 +128,22 @@ class _Transposed(torch.autograd.Function):
         out: Tensor = grad * share
         out[shift:].addcmul_(grad[:head], rest[:head])
         out[:shift].addcmul_(grad[head:], rest[head:])
+        for i in _whole(weight, grad.dtype):
+            partner = (i + shift) % len(grad)
+            out[partner] = grad[partner] * share[partner]
         return out
 
     @staticmethod
     def backward(ctx: Any, x: Tensor) -> tuple[Tensor, None, None]:
         return interpolate(x, ctx.weight, ctx.shift), None, None
+
+
+def _whole(weight: Weight, dtype: torch.dtype) -> npt.NDArray[np.intp]:
+    """Returns the samples with a weight that rounds to one.
+
+    What a partner holds or passes back may be infinite, and makes NaN with a share of zero.
+    """
+    return np.flatnonzero(np.greater_equal(weight, 1 - torch.finfo(dtype).eps / 4))
 
 
 def _broadcast(weight: Weight, x: Tensor) -> Any:

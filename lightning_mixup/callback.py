@@ -7,6 +7,7 @@ it; here is only the order of events.
 
 from __future__ import annotations
 
+import functools
 import inspect
 import weakref
 from collections.abc import Callable, Iterator, Sequence
@@ -36,7 +37,13 @@ from lightning_mixup.errors import MixupTypeError
 from lightning_mixup.interception import Interception, without_module
 from lightning_mixup.layers import Layer
 from lightning_mixup.losses import evaluate_per_candidate
-from lightning_mixup.messages import announce, check_runs, refuse_unused, tell_of_reading
+from lightning_mixup.messages import (
+    announce,
+    check_alone,
+    check_runs,
+    refuse_unused,
+    tell_of_reading,
+)
 from lightning_mixup.monitor import CalibrationMonitor, default_monitor
 from lightning_mixup.names import find_layers, find_module
 from lightning_mixup.recipes import INPUT, Mix, Mixup
@@ -170,6 +177,7 @@ class MixupCallback(Callback):
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Stands in for ``training_step`` until the fit ends."""
         callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]
+        check_alone([other for other in callbacks if isinstance(other, MixupCallback)])
         others = [other for other in callbacks if isinstance(other, CalibrationMonitor)]
         stands_back = bool(others) if self.calibration is True else self.monitor in others
         self._reporting = None if stands_back else self.monitor
@@ -212,6 +220,11 @@ class MixupCallback(Callback):
         """Forgets the mix: what the user kept of mixed labels reads as plain from here on."""
         if self.log_mix:
             self._log_mix(trainer)
+        self._end_step()
+        self._has_started = False
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Forgets the mix of a batch that the module has skipped, whose end nobody tells."""
         self._end_step()
         self._has_started = False
 
@@ -481,6 +494,11 @@ class MixupCallback(Callback):
     def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Lets the monitor finish."""
         self._report("on_test_end", trainer, pl_module)
+
+
+# Lightning takes it for one that has no state, and leaves it to `setup` to refuse two of them: it
+# would not say what to write instead.
+functools.update_wrapper(MixupCallback.state_dict, Callback.state_dict, assigned=(), updated=())
 
 
 class _Fetching:

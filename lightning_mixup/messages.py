@@ -11,11 +11,11 @@ from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 
 from lightning_mixup.batch import Entries, looks_mixed
 from lightning_mixup.containers import get_entry, leaves_of, name_of_path
-from lightning_mixup.errors import MixupRuntimeError
+from lightning_mixup.errors import MixupRuntimeError, MixupValueError
 from lightning_mixup.layers import Layer
 from lightning_mixup.recipes import INPUT
 
-__all__ = ["announce", "check_runs", "refuse_unused", "tell_of_reading"]
+__all__ = ["announce", "check_alone", "check_runs", "refuse_unused", "tell_of_reading"]
 
 _log = logging.getLogger(__name__)
 
@@ -48,6 +48,23 @@ def announce(batch: Any, entries: Entries, places: Sequence[str], recipe: str) -
 def _listed(names: Sequence[str], conjunction: str) -> str:
     *others, last = names
     return f"{', '.join(others)} {conjunction} {last}" if others else last
+
+
+def check_alone(mixups: Sequence[Any]) -> None:
+    """Refuses several callbacks that would mix the same steps.
+
+    Raises:
+        MixupValueError: Then.
+    """
+    if len(mixups) < 2:
+        return
+    given = _listed([repr(mixup) for mixup in mixups], "and")
+    places = list(dict.fromkeys(place for mixup in mixups for place in mixup.places))
+    several = f" To mix at either place, write layers={places!r}." if len(places) > 1 else ""
+    raise MixupValueError(
+        f"The Trainer has {len(mixups)} callbacks that mix, {given}. A step is mixed once, by one "
+        f"of them. Keep one.{several}"
+    )
 
 
 def check_runs(module: LightningModule, layer: Layer, *, skips: bool) -> None:

@@ -76,7 +76,19 @@ class Mix:
     def label(self, y: Tensor, usage: Usage | None = None) -> MixedTarget:
         r"""Returns a target of shape (B, \*) together with its partners', weighted."""
         weights = torch.stack([self.weight, 1 - self.weight])
-        return MixedTarget([y, take_partners(y, self.shift)], weights, usage)
+        return MixedTarget([y, self._partners_of(y)], weights, usage)
+
+    def _partners_of(self, y: Tensor) -> Tensor:
+        """Returns the targets that are mixed in; a weight of 1 has its own.
+
+        Of another one, a loss that is infinite would make NaN with a share of zero.
+        """
+        if isinstance(self.drawn, float):
+            return y if self.drawn == 1 else take_partners(y, self.shift)
+        partners = take_partners(y, self.shift)
+        for i in np.flatnonzero(self.drawn == 1):
+            partners[i] = y[i]
+        return partners
 
 
 @dataclass(frozen=True)

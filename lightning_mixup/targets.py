@@ -141,7 +141,7 @@ class MixedTarget(Tensor):
     .. math:: \sum_k w_k \, L(y^{(k)})
 
     with the weights inside the sum where each sample has its own. The tensor's own data is the
-    dominant candidate; for floating-point targets (regression, soft labels) it is the
+    dominant candidate; for targets that are quantities (regression, soft labels) it is the
     interpolated value :math:`\sum_k w_k y^{(k)}`, which is also what a loss is given.
 
     Reference:
@@ -196,7 +196,7 @@ class MixedTarget(Tensor):
         rows = [stacked.take_along_dim(which[None], dim=0)[0] for which in order]
         if weights.ndim == 2:
             weights = weights.reshape(*weights.shape, *[1] * (ndim - 1))
-        if not stacked.is_floating_point():
+        if not _is_quantity(stacked):
             return make_mixed(rows, weights, Kind.LABEL, usage)
         parts = [row.where(share != 0, 0) for row, share in zip(rows, weights, strict=True)]
         return make_mixed([weighted_sum(parts, weights), *rows], weights, Kind.NUMBER, usage)
@@ -235,8 +235,8 @@ class MixedTarget(Tensor):
 
     @property
     def real(self) -> Tensor:  # type: ignore[override]
-        """Labels and targets are real; that nobody can set it is the point."""
-        return self
+        """Labels are real; that nobody can set it is the point."""
+        return torch.real(self) if self.is_complex() else self
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Tensor:
         """Copies the candidates, too."""
@@ -279,7 +279,7 @@ def merge(tree: Any) -> Any:
 
 def make_mixed(rows: Sequence[Tensor], weights: Tensor, kind: Kind, usage: Usage) -> MixedTarget:
     """Makes a mixed tensor of its candidates, or of a value of its own and its candidates."""
-    if kind is Kind.NUMBER and not rows[0].is_floating_point():
+    if kind is Kind.NUMBER and not _is_quantity(rows[0]):
         rows, kind = rows[1:], Kind.LABEL
     made = rows[0].as_subclass(MixedTarget)
     made.source, made.others, made.weights = rows[0], tuple(rows[1:]), weights
@@ -301,10 +301,14 @@ def turn_into_mixed(
     return tensor
 
 
+def _is_quantity(tensor: Tensor) -> bool:
+    """Returns whether a tensor's type is that of quantities, which can be interpolated."""
+    return tensor.is_floating_point() or tensor.is_complex()
+
+
 def _adds_up(tensor: MixedTarget) -> bool:
     """Returns whether candidates have a weighted sum; what labels select may differ in size."""
-    numbers = tensor.is_floating_point() or tensor.is_complex()
-    return numbers and all(row.shape == tensor.shape for row in tensor.others)
+    return _is_quantity(tensor) and all(row.shape == tensor.shape for row in tensor.others)
 
 
 def release(tensor: MixedTarget) -> None:
