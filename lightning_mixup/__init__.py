@@ -6,10 +6,17 @@ from lightning_mixup.callback import MixupCallback
 from lightning_mixup.errors import MixupError
 from lightning_mixup.figures import classification_metrics
 from lightning_mixup.monitor import CalibrationMonitor
-from lightning_mixup.plot import reliability_diagram
+from lightning_mixup.plot import (
+    compare_reports,
+    history_plot,
+    reliability_diagram,
+    report_plot,
+)
 from lightning_mixup.recipes import Mix, Mixup
 from lightning_mixup.reliability import ReliabilityBins
+from lightning_mixup.report import read_report
 from lightning_mixup.targets import MixedTarget, merge
+from lightning_mixup.temperature import TemperatureScaled
 
 __version__ = "0.1.0.dev0"
 
@@ -23,7 +30,12 @@ __all__ = [
     "MixupCallback",
     "MixupError",
     "ReliabilityBins",
+    "TemperatureScaled",
     "classification_metrics",
+    "compare_reports",
+    "history_plot",
     "merge",
+    "read_report",
     "reliability_diagram",
+    "report_plot",
 ]

@@ -243,13 +243,16 @@ class MixupCallback(Callback):
 
     def state_dict(self) -> dict[str, Any]:
         """Keeps the seed, so that a resumed run draws on, and what else decides the draws."""
-        return describe_run(self._seed, self._arguments(), self._processes)
+        run = describe_run(self._seed, self._arguments(), self._processes)
+        return run if self.monitor is None else {**run, "monitor": self.monitor.state_dict()}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Takes over the seed of the run that is resumed, and warns where that is not enough."""
         if self._step is not None:  # Nothing is drawn outside of a fit.
             self._warn_of_differences(state_dict)
         self._seed = state_dict["seed"]
+        if self.monitor is not None and "monitor" in state_dict:
+            self.monitor.load_state_dict(state_dict["monitor"])
 
     def on_load_checkpoint(
         self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
@@ -478,6 +481,18 @@ class MixupCallback(Callback):
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Lets the monitor finish."""
         self._report("on_validation_end", trainer, pl_module)
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Lets the monitor go on."""
+        self._report("on_train_start", trainer, pl_module)
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Lets the monitor conclude."""
+        self._report("on_train_end", trainer, pl_module)
+
+    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Lets the monitor report."""
+        self._report("on_fit_end", trainer, pl_module)
 
     def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Lets the monitor watch."""

@@ -1,10 +1,12 @@
-"""`CalibrationMonitor`: what a validation epoch says about calibration, in the logs."""
+"""`CalibrationMonitor`: what evaluation says about calibration, in the logs and in a report."""
 
 from __future__ import annotations
 
+import copy
 import inspect
+import logging
 from collections.abc import Callable
-from typing import Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
@@ -13,13 +15,21 @@ from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from torch import Tensor
 from torchmetrics import Metric, MetricCollection
 
+from lightning_mixup.arguments import check_flag
 from lightning_mixup.calibration import CalibrationStatistics
-from lightning_mixup.errors import MixupRuntimeError, MixupTypeError
+from lightning_mixup.errors import MixupRuntimeError, MixupTypeError, MixupValueError
 from lightning_mixup.interception import Interception, without_module
 from lightning_mixup.loss_probe import LossProbe
 from lightning_mixup.observation import Observation
-from lightning_mixup.repeats import Rows, rows_of, without_repeats
+from lightning_mixup.plot import report_plot
+from lightning_mixup.publishing import Publisher
+from lightning_mixup.record import Record
+from lightning_mixup.repeats import Rows, rows_of, rows_per_sample, without_repeats
+from lightning_mixup.report import Entry, print_entry
 from lightning_mixup.tally import Metrics, Tally, check_names
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 __all__ = ["CalibrationMonitor", "default_monitor"]
 
@@ -61,6 +71,8 @@ class CalibrationMonitor(Callback):
         logits_fn: Called with the module, the batch and the step's output; returns logits of
             shape (N, C, \*) and integer targets of shape (N, \*). For steps whose loss is none
             that can be read.
+        pictures: Draws the report at the end of fit and test, where matplotlib is installed: for
+            TensorBoard, W&B, MLflow or Comet, or as a PNG in the log folder.
 
     Raises:
         MixupTypeError: If an argument is of the wrong type.
@@ -77,13 +89,16 @@ class CalibrationMonitor(Callback):
         *,
         prefix: str = "",
         logits_fn: LogitsFn | None = None,
+        pictures: bool = True,
     ) -> None:
         _check_arguments(metrics, prefix, logits_fn)
         self.metrics = metrics
         self.prefix = prefix
         self.logits_fn = logits_fn
+        self.pictures = check_flag("pictures", pictures)
         self._must_report = True  # as the user has asked for it
         self._stage = ""
+        self._is_sanity_check = False
         self._probe: LossProbe | None = None
         self._interceptions: dict[str, Interception] = {}
         self._tallies: dict[str, list[Tally]] = {}
@@ -91,6 +106,8 @@ class CalibrationMonitor(Callback):
         self._keys_of_module: set[str] = set()
         self._keys_of_ours: set[str] = set()
         self._said: set[str] = set()
+        self._record = Record()
+        self._publisher = Publisher(prefix, pictures=pictures)
 
     def __repr__(self) -> str:
         parameters = inspect.signature(type(self)).parameters.values()
@@ -110,15 +127,82 @@ class CalibrationMonitor(Callback):
             for stage, tallies in self._tallies.items()
         }
 
+    @property
+    def state_key(self) -> str:
+        """As Lightning tells the states of several monitors apart in a checkpoint."""
+        return self._generate_state_key(prefix=self.prefix)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Keeps the history, so that the report on a resumed run has all of it."""
+        return {"history": copy.deepcopy(self._record.history)}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Takes over the history of the run that is resumed."""
+        self._record.history = copy.deepcopy(state_dict["history"])
+
+    def report(self) -> dict[str, Entry]:
+        """Returns what is known at the end of a fit, test or validation, on every process.
+
+        An entry ``"val"``, ``"test"`` or, of several loaders, ``"val/dataloader_idx_0"`` holds the
+        figures of :class:`CalibrationStatistics` by name; ``"temperature"``, the best T to divide
+        logits by, and ``"ece_at_temperature"`` and likewise ``confidence_gap``, ``nll`` and
+        ``brier``, each half of the samples scaled by the other half's best; ``"verdict"``, a
+        sentence; ``"bins"``, the sums behind the reliability diagram; and ``"history"``, lists of
+        the figures after each epoch. What is not known is None. ``calibration.json`` is the same.
+
+        Example:
+            >>> CalibrationMonitor().report()  # before any run
+            {}
+        """
+        return self._record.copied()
+
+    @property
+    def temperature(self) -> float | None:
+        """The best temperature, of the first validation loader, or where there is none of test.
+
+        None before the end of a run, and where none is best, as where every sample is right.
+        """
+        name = self._record.main_name()
+        return None if name is None else self._record.report[name]["temperature"]
+
+    def plot(self, name: str | None = None) -> Figure:
+        """Draws the reliability diagram and the figures after each epoch.
+
+        Args:
+            name: The entry of ``report()`` to draw; by default that of validation, or where there
+                is none of test.
+
+        Returns:
+            A matplotlib figure; ``figure.savefig("calibration.png")`` writes it.
+
+        Raises:
+            MixupImportError: If matplotlib is not installed.
+            MixupValueError: If there is no such entry.
+        """
+        report = self._record.report
+        name = self._record.main_name() if name is None else name
+        if name not in report:
+            raise MixupValueError(
+                f"There is no report on {name or 'anything'} yet, only on {list(report)}. "
+                "Call plot() when a fit, test or validation has ended."
+            )
+        return report_plot(report[name], title=f"{self.prefix}{name}")
+
     # When.
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Says so where there will be nothing to report."""
+        self._publisher = Publisher(self.prefix, pictures=self.pictures)
+        self._record.start()
         if not trainer.enable_validation and not trainer.barebones:
             self._say(
                 "there is no val_ece, as fit has no validation loader, limit_val_batches is 0, or "
                 "the module has no validation_step. Pass trainer.fit(..., val_dataloaders=...)."
             )
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Goes on with the history of a run that is resumed, of which Lightning knows by now."""
+        self._record.go_on(trainer.global_step)
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Watches the validation steps."""
@@ -157,10 +241,25 @@ class CalibrationMonitor(Callback):
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Takes part in pooling what this process had no batch of."""
         self._finish(pl_module)
+        if trainer.state.fn == TrainerFn.VALIDATING:
+            self._record.conclude("val", self._tallies.get("val", ()))
+        elif self._interceptions and not trainer.sanity_checking:
+            when = {"epoch": trainer.current_epoch, "step": trainer.global_step}
+            self._record.remember(self._tallies["val"], **when)
 
     def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Takes part in pooling what this process had no batch of."""
         self._finish(pl_module)
+        self._record.conclude("test", self._tallies.get("test", ()))
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Finds the best temperature of the last validation, together with other processes."""
+        if not self._is_sanity_check:
+            self._record.conclude("val", self._tallies.get("val", ()))
+
+    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Reports, now that progress bars are gone."""
+        self._publish(trainer)
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Leaves the module as it was found."""
@@ -171,7 +270,9 @@ class CalibrationMonitor(Callback):
         self._stop_watching()
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Forgets what it knew of the module."""
+        """Reports on a test, and forgets what it knew of the module."""
+        if stage == "test":
+            self._publish(trainer)
         self._forget()
 
     # Lightning skips `teardown` when a run fails, so both exits release the module.
@@ -188,6 +289,7 @@ class CalibrationMonitor(Callback):
         if trainer.barebones:  # which logs nothing
             return
         self._stage = stage
+        self._is_sanity_check = bool(trainer.sanity_checking)
         self._logged = set()
         self._tallies[stage] = [Tally(self.metrics) for _ in _loaders(trainer) or [None]]
         self._interceptions["log"] = Interception(module, "log", self._note_key)
@@ -237,6 +339,8 @@ class CalibrationMonitor(Callback):
             if isinstance(found, str):
                 tally.withheld = found
             else:
+                if module.trainer.world_size > 1 and not tally.is_open:
+                    tally.rows_per_sample = rows_per_sample(found, batch)
                 tally.add(found)
             # Of several processes all raise when they pool, lest the others wait for one.
             if tally.withheld and module.trainer.world_size == 1:
@@ -286,6 +390,17 @@ class CalibrationMonitor(Callback):
         for index in range(len(self._tallies[self._stage])):
             if self._figures(index) and index not in self._logged:
                 self._log_all(module, index, is_late=True)
+
+    def _publish(self, trainer: Trainer) -> None:
+        """Shows and saves what is new, on the first process."""
+        report, new = self._record.report, self._record.new
+        self._record.new = []
+        if not trainer.is_global_zero or not new:
+            return
+        if logging.getLogger("lightning.pytorch").isEnabledFor(logging.INFO):
+            for name in new:
+                print_entry(report[name], f"{self.prefix}{name}")
+        self._publisher.publish(trainer, report, new)
 
     def _log_all(
         self, module: LightningModule, dataloader_idx: int, *, is_late: bool = False

@@ -12,16 +12,18 @@ from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
-import torch
 from torch import Tensor
-from torch.distributions import Binomial
 
-from lightning_mixup.reliability import ReliabilityBins
+from lightning_mixup.errors import MixupImportError, MixupValueError
+from lightning_mixup.report import bins_of
+from lightning_mixup.verdict import range_of_chance
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure, SubFigure
     from matplotlib.text import Text
+
+    from lightning_mixup.reliability import ReliabilityBins
 
 __all__ = ["compare_reports", "history_plot", "reliability_diagram", "report_plot"]
 
@@ -75,7 +77,7 @@ def reliability_diagram(
         The figure drawn into; ``figure.savefig("reliability.png")`` writes it.
 
     Raises:
-        ImportError: If matplotlib is not installed.
+        MixupImportError: If matplotlib is not installed.
 
     Example:
         >>> from lightning_mixup.calibration import CalibrationStatistics
@@ -111,7 +113,7 @@ def history_plot(
         The figure drawn into.
 
     Raises:
-        ImportError: If matplotlib is not installed.
+        MixupImportError: If matplotlib is not installed.
 
     Example:
         >>> figure = history_plot({"epoch": [0, 1, 2], "accuracy": [0.7, None, 0.9]})
@@ -150,14 +152,14 @@ def report_plot(entry: Mapping[str, Any], *, title: str = "") -> Figure:
         A new figure; ``figure.savefig("report.png")`` writes it.
 
     Raises:
-        ImportError: If matplotlib is not installed.
-        ValueError: If the entry has no bins.
+        MixupImportError: If matplotlib is not installed.
+        MixupValueError: If the entry has no bins.
 
     Example:
         >>> bins = {"count": [4.0, 8.0], "correct": [1.0, 8.0], "confidence": [2.0, 7.0]}
         >>> figure = report_plot({"bins": bins, "verdict": "Too few samples to tell."})
     """
-    bins, history = _bins_of(entry), entry.get("history", {})
+    bins, history = bins_of(entry), entry.get("history", {})
     ratios = (1.15, 1) if len(history.get("epoch", ())) > 1 else (1,)
     canvas = _new_figure(7.6 if len(ratios) > 1 else 4.4, 6.5)
     left, *right = canvas.subfigures(1, len(ratios), squeeze=False, width_ratios=ratios).flat
@@ -180,15 +182,15 @@ def compare_reports(entries: Mapping[str, Mapping[str, Any]]) -> Figure:
         A new figure; ``figure.savefig("comparison.png")`` writes it.
 
     Raises:
-        ImportError: If matplotlib is not installed.
-        ValueError: If there is no entry, or if one has no bins.
+        MixupImportError: If matplotlib is not installed.
+        MixupValueError: If there is no entry, or if one has no bins.
 
     Example:
         >>> bins = {"count": [4.0, 8.0], "correct": [1.0, 8.0], "confidence": [2.0, 7.0]}
         >>> figure = compare_reports({"plain": {"bins": bins}, "mixup": {"bins": bins}})
     """
     if not entries:
-        raise ValueError(
+        raise MixupValueError(
             "compare_reports({}) has nothing to draw. Give at least one entry by the name of its "
             'run, as {"plain": entry, "mixup": entry}.'
         )
@@ -197,7 +199,7 @@ def compare_reports(entries: Mapping[str, Mapping[str, Any]]) -> Figure:
     grid = canvas.subplots(2 * rows, columns, squeeze=False, height_ratios=(3.5, 1) * rows)
     panels = list(zip(grid[::2].flat, grid[1::2].flat, strict=True))
     for pair, (name, entry) in zip(panels, entries.items(), strict=False):
-        _draw_diagram(*pair, _bins_of(entry), name)
+        _draw_diagram(*pair, bins_of(entry), name)
     for upper, lower in panels[len(entries) :]:
         upper.remove()
         lower.remove()
@@ -209,21 +211,11 @@ def compare_reports(entries: Mapping[str, Mapping[str, Any]]) -> Figure:
     return canvas
 
 
-def _bins_of(entry: Mapping[str, Any]) -> ReliabilityBins:
-    if "bins" not in entry:
-        raise ValueError(
-            f"The entry has no `bins`, only {', '.join(map(repr, entry)) or 'nothing'}. Pass what "
-            "calibration.json holds of one dataloader."
-        )
-    sums = (entry["bins"][name] for name in ("count", "correct", "confidence"))
-    return ReliabilityBins(*(torch.tensor(values, dtype=torch.float64) for values in sums))
-
-
 def _new_figure(width: float, height: float) -> Figure:
     try:
         from matplotlib.figure import Figure
     except ImportError as error:
-        raise ImportError(
+        raise MixupImportError(
             "Pictures are drawn with matplotlib, which is not installed. "
             "Write `pip install matplotlib`, or install lightning-mixup with its extra `plot`."
         ) from error
@@ -274,7 +266,7 @@ def _summary(bins: ReliabilityBins) -> str:
 def _draw_accuracy(axes: Axes, bins: ReliabilityBins) -> None:
     # An empty bin gives 0 / 0, and matplotlib draws no bar of NaN height.
     accuracy, confidence = bins.correct / bins.count, bins.confidence / bins.count
-    low, high = _range_of_chance(bins)
+    low, high = range_of_chance(bins)
     beyond = (accuracy < low) | (high < accuracy)
     over = (confidence - accuracy).where(confidence > accuracy, math.nan)
     under = (accuracy - confidence).where(accuracy > confidence, math.nan)
@@ -287,22 +279,6 @@ def _draw_accuracy(axes: Axes, bins: ReliabilityBins) -> None:
     axes.errorbar(_middles(bins), middle, reach, label="range of chance (90 %)", **_RANGE)
     axes.plot([0, 1], [0, 1], "--", color="black", linewidth=1, label="perfect calibration")
     axes.set(xlim=(0, 1), ylim=(0, 1), ylabel="accuracy")
-
-
-def _range_of_chance(bins: ReliabilityBins) -> tuple[Tensor, Tensor]:
-    """Returns the 5 % and 95 % points of each bin's accuracy in a calibrated model, or NaN."""
-    points = bins.count.new_full((len(bins.count), 2), math.nan)
-    for index in bins.count.nonzero().flatten():
-        count = bins.count[index].round().clamp(min=1)
-        chance = (bins.confidence[index] / bins.count[index]).clamp(0, 1)
-        # Only hits within six standard deviations, as there may be millions.
-        reach = 6 * (count * chance * (1 - chance)).sqrt() + 10
-        least, most = (count * chance - reach).clamp(min=0), (count * chance + reach).min(count)
-        hits = torch.arange(int(least), int(most) + 1, dtype=count.dtype)
-        chances = Binomial(count, chance).log_prob(hits).softmax(0)  # type: ignore[no-untyped-call]
-        place = torch.searchsorted(chances.cumsum(0), count.new_tensor([0.05, 0.95]))
-        points[index] = hits[place] / count
-    return points[:, 0], points[:, 1]
 
 
 def _draw_counts(axes: Axes, bins: ReliabilityBins) -> None:

@@ -10,13 +10,14 @@ from collections.abc import Sized
 from dataclasses import dataclass, replace
 from typing import Any
 
+from torch import Tensor
 from torch.utils.data import BatchSampler, DistributedSampler, Sampler
 
 from lightning_mixup.beliefs import entry_of
 from lightning_mixup.errors import MixupValueError
 from lightning_mixup.observation import Observation
 
-__all__ = ["Rows", "rows_of", "without_repeats"]
+__all__ = ["Rows", "rows_of", "rows_per_sample", "without_repeats"]
 
 # Whose samplers hand out positions as said above.
 _KNOWN = frozenset(("torch", "lightning", "lightning_fabric", "pytorch_lightning"))
@@ -93,9 +94,7 @@ def without_repeats(found: Observation, batch: Any, rows: Rows) -> Observation |
         found = replace(found, logits=found.logits[None], target=found.target[None], given=None)
     if not rows.own:
         return found.rows(0, 0)
-    given = found.target if found.given is None else found.given[1]
-    entries = (entry_of(batch, target) for target in (given, found.target))
-    entry = next((each for each in entries if each is not None), None)
+    entry = _labels_of(batch, found)
     if entry is None or len(entry) != rows.size:
         return (
             "a sample of this batch is repeated to even out the processes, and its place among "
@@ -103,6 +102,26 @@ def without_repeats(found: Observation, batch: Any, rows: Rows) -> Observation |
             "the batch's own"
         )
     return found.rows(0, rows.own * (len(found.target) // rows.size))
+
+
+def rows_per_sample(found: Observation, batch: Any) -> int:
+    """Returns into how many rows of its labels a sample was cut, such as its tokens.
+
+    Example:
+        >>> import torch
+        >>> batch = (torch.rand(2, 4, 3), torch.zeros(2, 4, dtype=torch.long))
+        >>> rows_per_sample(Observation(batch[0].view(8, 3), batch[1].view(8)), batch)
+        4
+    """
+    entry = _labels_of(batch, found)
+    return max(1, len(found.target) // len(entry)) if entry is not None and len(entry) else 1
+
+
+def _labels_of(batch: Any, found: Observation) -> Tensor | None:
+    """Returns the entry of a batch that the labels of an observation are."""
+    given = found.target if found.given is None else found.given[1]
+    entries = (entry_of(batch, target) for target in (given, found.target))
+    return next((each for each in entries if each is not None), None)
 
 
 def _batch_size(batches: Sampler[Any] | None) -> int:

@@ -9,8 +9,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, TypeVar
 
+import numpy as np
 import torch
 from torch import Tensor, distributed
 from torchmetrics import Metric, MetricCollection
@@ -18,10 +19,15 @@ from torchmetrics import Metric, MetricCollection
 from lightning_mixup.calibration import CalibrationStatistics
 from lightning_mixup.errors import MixupTypeError, MixupValueError
 from lightning_mixup.observation import Observation
+from lightning_mixup.reliability import ReliabilityBins
+from lightning_mixup.reservoir import Kept, Reservoir
+from lightning_mixup.temperature import cross_fit
 
 __all__ = ["FIGURES", "Metrics", "Tally", "check_names"]
 
 Metrics: TypeAlias = Metric | MetricCollection | Callable[[int], Metric | MetricCollection]
+
+_T = TypeVar("_T")
 
 FIGURES = ("accuracy", "ece", "confidence_gap", "nll", "brier")
 
@@ -52,6 +58,8 @@ class Tally:
 
     Attributes:
         statistics: Our own; those of no samples until there is an observation.
+        rows_per_sample: Into how many rows of logits each sample is cut, such as its tokens.
+        bins: The sums of all processes in equal-width bins, once pooled; None where withheld.
         withheld: Why there are no figures, in words; empty where there are.
         lacks_metrics: Whether the user's metrics are NaN, as some process had nothing for them.
 
@@ -64,6 +72,8 @@ class Tally:
 
     def __init__(self, metrics: Metrics | None = None) -> None:
         self.statistics = CalibrationStatistics()
+        self.bins: ReliabilityBins | None = None
+        self.rows_per_sample = 1
         self.withheld = ""
         self.lacks_metrics = False
         self._given = metrics
@@ -72,7 +82,9 @@ class Tally:
         self._form: _Form | None = None
         self._is_asked = False  # whether a batch with labels that count was doubted
         self._has_soft_labels: Tensor | None = None
+        self._reservoir: Reservoir | None = None
         self._figures: dict[str, Tensor] | None = None
+        self._more: dict[str, float | None] | None = None
 
     def names(self) -> list[str]:
         """Returns the names of the figures, ours first."""
@@ -109,6 +121,9 @@ class Tally:
                 self.withheld = f"its labels can't be counted: {error}"
                 return
             self._update_metrics(observation)
+            if self._reservoir is not None:
+                size = self.rows_per_sample
+                self._reservoir.add(observation.logits, observation.target, rows_per_sample=size)
 
     @property
     def is_open(self) -> bool:
@@ -129,6 +144,15 @@ class Tally:
             self._figures = self._pool()
         return self._figures
 
+    def more_figures(self) -> dict[str, float | None]:
+        """Returns what takes longer, at the end of a run: all figures, and the temperature's.
+
+        Every process must call this. Empty where there are no figures.
+        """
+        if self._more is None:
+            self._more = self._pool_more()
+        return self._more
+
     def _open(self, form: _Form, device: torch.device) -> None:
         self._form = form
         self.statistics = CalibrationStatistics(ignore_index=form.ignore_index)
@@ -137,6 +161,7 @@ class Tally:
         # No sample, so that asking is no mistake should there be none.
         nothing = torch.zeros(0, form.classes, device=device)
         self.statistics.update(nothing, torch.zeros(0, dtype=torch.long, device=device))
+        self._reservoir = Reservoir(form.classes, rank=_rank(), world_size=_world_size())
         if self._given is None:
             return
         if isinstance(self._given, (Metric, MetricCollection)):
@@ -170,7 +195,18 @@ class Tally:
             self._open(forms.pop(), _device_of_pooling())
         with self.statistics.sync_context():
             ours = self.statistics.headline()
+            self.bins = self.statistics.bins()
+        if self._reservoir is not None:
+            self._reservoir.leave_device()
         return {**ours, **self._pool_metrics(reports)}
+
+    def _pool_more(self) -> dict[str, float | None]:
+        if not self.figures() or self._reservoir is None:
+            return {}
+        figures = {name: float(value) for name, value in self.statistics.compute().items()}
+        kept = self._reservoir.keep(np.array(_summed(self._reservoir.counts().tolist())))
+        self._reservoir = None  # which takes room
+        return {**figures, **cross_fit(_usable(kept, self._form), pool=_summed)}
 
     def _pool_metrics(self, reports: list[_Report]) -> dict[str, Tensor]:
         if self._metrics is None:
@@ -234,13 +270,40 @@ def _counted(observation: Observation) -> tuple[Tensor, Tensor]:
     return flat[counts], labels[counts]
 
 
-def _gathered(report: _Report) -> list[_Report]:
+def _usable(kept: Kept, form: _Form | None) -> Kept:
+    """Leaves out the samples that our statistics leave out."""
+    logits, target, _ = kept
+    # A NaN is its sample's largest logit.
+    counts = logits.amax(1).isfinite() & (target >= 0) & (target < logits.shape[1])
+    if form is not None and form.ignore_index is not None:
+        counts = counts & (target != form.ignore_index)
+    return Kept(*(part[counts] for part in kept))
+
+
+def _is_distributed() -> bool:
+    return distributed.is_available() and distributed.is_initialized()
+
+
+def _rank() -> int:
+    return distributed.get_rank() if _is_distributed() else 0
+
+
+def _world_size() -> int:
+    return distributed.get_world_size() if _is_distributed() else 1
+
+
+def _gathered(report: _T) -> list[_T]:
     """Returns what every process reports."""
-    if not (distributed.is_available() and distributed.is_initialized()):
+    if not _is_distributed():
         return [report]
-    reports: list[Any] = [None] * distributed.get_world_size()
+    reports: list[Any] = [None] * _world_size()
     distributed.all_gather_object(reports, report)
     return reports
+
+
+def _summed(numbers: list[Any]) -> list[Any]:
+    """Adds up each number over the processes, in one order, so that all have the same sums."""
+    return [sum(column) for column in zip(*_gathered(numbers), strict=True)]
 
 
 def _device_of_pooling() -> torch.device:

@@ -42,6 +42,13 @@ def seed() -> Iterator[None]:
         yield
 
 
+@pytest.fixture(autouse=True)
+def draw_on_request(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Draws reports only for tests marked `pictures`, as each picture takes a second."""
+    if request.node.get_closest_marker("pictures") is None:
+        monkeypatch.setattr("lightning_mixup.publishing.find_spec", lambda name: None)
+
+
 @pytest.fixture
 def make_trainer(tmp_path: Path) -> Callable[..., Trainer]:
     """Returns a function that makes a quiet one-epoch CPU Trainer; keywords override."""

@@ -81,10 +81,12 @@ class Shards(IterableDataset):
 
 
 def samples(size, *shape, classes=CLASSES):
-    generator = torch.Generator().manual_seed(size)
+    generator = torch.Generator().manual_seed(size + 1)
     logits = 2 * torch.randn(size, CLASSES if classes > 2 else 1, *shape, generator=generator)
-    labels = torch.randint(classes, (size, *shape), generator=generator)
-    return logits, labels
+    noise = torch.rand(size, classes, *shape, generator=generator)
+    both = logits if classes > 2 else torch.cat([torch.zeros_like(logits), logits], 1)
+    # As drawn from probabilities of half these logits.
+    return logits, (both / 2 - (-noise.log()).log()).argmax(1)
 
 
 def loader(size, **options):
@@ -96,9 +98,11 @@ def shards(*shares):
 
 
 def evaluate(loaders, module=None, *, callback=None, stage="validate"):
-    trainer = make_trainer([callback or CalibrationMonitor(classification_metrics)])
+    callback = callback or CalibrationMonitor(classification_metrics, pictures=False)
+    trainer = make_trainer([callback])
     getattr(trainer, stage)(module or Echo(), loaders, verbose=False)
-    return {key: float(value) for key, value in trainer.callback_metrics.items()}
+    logged = {key: float(value) for key, value in trainer.callback_metrics.items()}
+    return logged, getattr(callback, "monitor", callback).report()
 
 
 def make_trainer(callbacks, **options):
@@ -130,14 +134,16 @@ def fit():
     """Returns the figures of the last epoch, and those of one process on the same weights."""
     module, data = Classifier(), make_loader(37)
     checkpoint = ModelCheckpoint(tempfile.mkdtemp(), monitor="val_ece")
-    callbacks = [MixupCallback(seed=1), checkpoint, EarlyStopping("val_nll")]
+    mixup = MixupCallback(seed=1, calibration=CalibrationMonitor(pictures=False))
+    callbacks = [mixup, checkpoint, EarlyStopping("val_nll")]
     trainer = make_trainer(callbacks, max_epochs=2, enable_checkpointing=True)
     trainer.fit(module, make_loader(32), data)
     x, y = data.dataset.tensors
-    return {
+    figures = {
         "val_accuracy": float(trainer.callback_metrics["val_accuracy"]),
         "exact": float((module(x).argmax(1) == y).float().mean()),
     }
+    return figures, mixup.monitor.report()
 
 
 def refused(run):
@@ -145,7 +151,7 @@ def refused(run):
     try:
         return run()
     except RuntimeError as error:
-        return {"error": str(error)}
+        return {"error": str(error)}, {}
 
 
 CASES = {
@@ -192,9 +198,9 @@ def run_case(case):
     torch.manual_seed(0)  # as random samplers need it, to draw alike in each process
     with warnings.catch_warnings(record=True) as warned:
         warnings.simplefilter("always")
-        logged = case()
+        logged, report = case()
     said = [str(each.message) for each in warned if "CalibrationMonitor" in str(each.message)]
-    return {"logged": logged, "warned": said}
+    return {"logged": logged, "report": report, "warned": said}
 
 
 def run_all():

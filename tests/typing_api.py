@@ -15,8 +15,11 @@ from lightning_mixup import (
     Mixup,
     MixupCallback,
     ReliabilityBins,
+    TemperatureScaled,
     classification_metrics,
+    compare_reports,
     merge,
+    read_report,
     reliability_diagram,
 )
 
@@ -43,3 +46,10 @@ if callback.mix is not None:
 statistics: CalibrationStatistics = monitor.statistics["val"][0]
 bins: ReliabilityBins = statistics.bins(10)
 figure = reliability_diagram(bins, title="clean")
+
+
+temperature: float | None = monitor.temperature
+deployed = TemperatureScaled(torch.nn.Linear(2, 3), temperature or 1.0)
+reports: dict[str, dict[str, Any]] = {"now": monitor.report(), "then": read_report("c.json")}
+compare_reports({name: report["val"] for name, report in reports.items()})
+monitor.plot("val").savefig("val.png")
