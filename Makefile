@@ -1,5 +1,6 @@
 # make demo     run the example: a table and a reliability diagram, in about two minutes
 # make examples mix at hidden layers: digits, and the words of docstrings; in two minutes
+# make pictures draw the reports of docs/reading-the-report.md, from four runs; in a minute
 # make test     run the tests, with the docstrings' examples and the README's blocks
 # make check    everything a pull request must pass: format, lint, types and tests
 # make format   put the code into the project's format
@@ -16,7 +17,7 @@ PY := $(VENV)/bin/python
 # Written last, so an interrupted set-up starts afresh.
 READY := $(VENV)/ready
 
-.PHONY: check lint types test demo examples tables format wheel compatibility
+.PHONY: check lint types test demo examples pictures tables format wheel compatibility
 
 check: lint types test
 
@@ -36,6 +37,9 @@ demo: $(READY)
 examples: $(READY)
 	$(PY) examples/hidden_layers.py
 	$(PY) examples/text.py
+
+pictures: $(READY)
+	$(PY) examples/verdicts.py docs/images
 
 tables: $(READY)
 	$(PY) tests/test_tables.py

@@ -160,6 +160,17 @@ def test_hidden_layers_are_suggested_and_mixed():
 
 
 @pytest.mark.filterwarnings("ignore")  # what the libraries whose docstrings it reads say
+def test_each_verdict_has_its_picture(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(EXAMPLES)  # as where a script is run
+
+    printed, _ = run_example("verdicts", epochs=1, out=tmp_path)
+
+    pictures = ["calibrated.png", "over-confident.png", "too-few.png", "under-confident.png"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == pictures
+    assert printed.count("Calibration of") == 4
+    assert printed.count("Too few samples to tell: of 40") == 1
+
+
 def test_text_is_mixed_at_its_embedding():
     printed, example = run_example("text", seeds=2, epochs=1)
 

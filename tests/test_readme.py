@@ -3,7 +3,7 @@
 - A ``python`` block runs by itself, in an empty folder.
 - A ``diff`` block is a plain Lightning script and ours. Both run, on a `model`, a `train_loader`
   and a `val_loader` that are given.
-- The blocks of docs/calibration.md are given these as well, as they are about a model.
+- The blocks of pages about a model, such as docs/calibration.md, are given these as well.
 - The commands of an ``sh`` or ``bash`` block are known: make targets and files exist, extras too.
 """
 
@@ -18,8 +18,8 @@ from torch.nn.functional import cross_entropy
 from torch.utils.data import DataLoader, TensorDataset
 
 ROOT = Path(__file__).parents[1]
-ABOUT_A_MODEL = ROOT / "docs" / "calibration.md"
-OTHERS = [ROOT / "README.md", *sorted({*ROOT.glob("docs/*.md")} - {ABOUT_A_MODEL})]
+ABOUT_A_MODEL = [ROOT / "docs" / f"{name}.md" for name in ("calibration", "reading-the-report")]
+OTHERS = [ROOT / "README.md", *sorted({*ROOT.glob("docs/*.md")} - {*ABOUT_A_MODEL})]
 
 BLOCKS, PAGE_BLOCKS = (
     re.findall(
@@ -27,8 +27,9 @@ BLOCKS, PAGE_BLOCKS = (
         "".join(page.read_text("utf-8") for page in pages),
         re.MULTILINE | re.DOTALL,
     )
-    for pages in (OTHERS, [ABOUT_A_MODEL])
+    for pages in (OTHERS, ABOUT_A_MODEL)
 )
+PAGE_BLOCKS = [block for block in PAGE_BLOCKS if block[0] == "python"]
 TARGETS = set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text("utf-8"), re.MULTILINE))
 # A loader without workers and few steps between logs: Lightning's advice, not the reader's matter.
 quietly = pytest.mark.filterwarnings(
