@@ -283,7 +283,7 @@ class MixupCallback(Callback):
         if not self._announced and self._entries.batch_size:
             self._announced = True
             announce(batch, self._entries, self.places, self.recipe.describe())
-        rng = _generator(self._seed, trainer.global_rank, self._batch_number)
+        rng = _generator(self._seed, _data_rank(trainer), self._batch_number)
         if rng.random() >= self.prob:
             return
         mix = self.recipe.draw(rng, self._entries.batch_size, self._entries.device)
@@ -483,6 +483,12 @@ def _at_rest() -> dict[str, Any]:
 def _batch_number(trainer: Trainer) -> int:
     """Returns Lightning's own count, which alone is right however a run was stopped or resumed."""
     return trainer.fit_loop.epoch_loop.total_batch_idx
+
+
+def _data_rank(trainer: Trainer) -> int:
+    """Returns whose share of the data this is: ranks that split up a module have it in common."""
+    share = trainer.distributed_sampler_kwargs  # None in a single process
+    return trainer.global_rank if share is None else int(share["rank"])
 
 
 def _generator(seed: int, rank: int, batch_number: int) -> np.random.Generator:
