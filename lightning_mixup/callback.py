@@ -79,8 +79,8 @@ class MixupCallback(Callback):
         log_mix: Logs ``mixup_weight`` of every step (the mean of a weight per sample; 1 where
             nothing is mixed) and ``mixup_place``, a number into ``places``.
         seed: Decides the draws, together with the rank and the number of the batch. By default
-            the seed of ``seed_everything`` or ``torch.manual_seed``; a resumed run goes on with
-            that of its checkpoint. No global state is touched.
+            the seed of ``seed_everything`` or ``torch.manual_seed``, of rank zero where they
+            differ; a resumed run goes on with that of its checkpoint. No global state is touched.
 
     Raises:
         TypeError: If an argument is of the wrong type.
@@ -167,7 +167,9 @@ class MixupCallback(Callback):
         if stage != "fit":
             return
         self._release()
-        self._seed = torch.initial_seed() if self.seed is None else self.seed
+        seed = torch.initial_seed() if self.seed is None else self.seed
+        # One for all ranks, also where they are seeded otherwise: a checkpoint holds but one.
+        self._seed = trainer.strategy.broadcast(seed)
         self._stand_in(trainer, pl_module)
         self._interceptions.append(Interception(pl_module, "all_gather", gather_plainly))
 
