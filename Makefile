@@ -2,6 +2,8 @@
 # make examples mix at hidden layers: digits, and the words of docstrings; in two minutes
 # make pictures draw the reports of docs/reading-the-report.md, from four runs; in a minute
 # make test     run the tests, with the docstrings' examples and the README's blocks
+# make oldest   run them on the oldest Lightning and torchmetrics that pyproject.toml allows
+# make newest   and on the newest of all that there is, but for torch
 # make check    everything a pull request must pass: format, lint, types and tests
 # make format   put the code into the project's format
 # make tables   write the tables of docs/checked.md, which the tests compare
@@ -17,7 +19,8 @@ PY := $(VENV)/bin/python
 # Written last, so an interrupted set-up starts afresh.
 READY := $(VENV)/ready
 
-.PHONY: check lint types test demo examples pictures tables format wheel compatibility
+.PHONY: check lint types test oldest newest demo examples pictures tables format wheel \
+	compatibility
 
 check: lint types test
 
@@ -68,6 +71,38 @@ $(LIBRARIES)/ready: pyproject.toml constraints.txt $(wildcard compatibility/*.tx
 	@$(LIBRARIES)/bin/python -m pip install -qq --constraint constraints.txt \
 		--requirement compatibility/dependencies.txt --editable ".[plot]"
 	@$(LIBRARIES)/bin/python -m pip install -qq --no-deps --requirement compatibility/requirements.txt
+	@touch $@
+
+# An environment of its own for each end of the range that we support, on the torch that is pinned.
+OLDEST := .venv-oldest
+NEWEST := .venv-newest
+VARIED := torchmetrics lightning pytorch-lightning
+
+# Old releases warn of what has changed since; their warnings are nobody's errors.
+oldest: $(OLDEST)/ready
+	$(OLDEST)/bin/python -m pytest -W default
+
+# What is newest changes without a word in our files.
+newest: $(NEWEST)/ready
+	@$(NEWEST)/bin/python -m pip install -qq --constraint $(NEWEST)/torch.txt \
+		--upgrade --upgrade-strategy eager --editable ".[test]"
+	$(NEWEST)/bin/python -m pytest
+
+$(OLDEST)/ready: pyproject.toml constraints.txt
+	@echo "Setting up $(OLDEST): a few minutes, once."
+	@$(PYTHON) -m venv --clear $(OLDEST)
+	@$(OLDEST)/bin/python -m pip install -qq --constraint constraints.txt torch
+	@for name in $(VARIED); do sed -n "s/^ *\"\($$name\)>=\([0-9.]*\)\".*/\1==\2.0.*/p" pyproject.toml; \
+		done >$(OLDEST)/bounds.txt
+	@for name in $(VARIED); do echo "/^$$name==/d"; done | sed -f - constraints.txt >>$(OLDEST)/bounds.txt
+	@$(OLDEST)/bin/python -m pip install -qq --constraint $(OLDEST)/bounds.txt --editable ".[test]"
+	@touch $@
+
+$(NEWEST)/ready: pyproject.toml constraints.txt
+	@echo "Setting up $(NEWEST): a few minutes, once."
+	@$(PYTHON) -m venv --clear $(NEWEST)
+	@grep "^torch==" constraints.txt >$(NEWEST)/torch.txt
+	@$(NEWEST)/bin/python -m pip install -qq --constraint $(NEWEST)/torch.txt torch
 	@touch $@
 
 $(READY): pyproject.toml constraints.txt

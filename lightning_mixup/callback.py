@@ -334,7 +334,7 @@ class MixupCallback(Callback):
         if not self._announced and self._entries.batch_size:
             self._announced = True
             announce(batch, self._entries, self.places, self.recipe.describe())
-        rng = _generator(self._seed, trainer.global_rank, self._batch_number)
+        rng = _generator(self._seed, _data_rank(trainer), self._batch_number)
         if rng.random() >= self.prob:
             return
         mix = self.recipe.draw(rng, self._entries.batch_size, self._entries.device)
@@ -561,6 +561,12 @@ def _batch_number(trainer: Trainer) -> int:
 def _name_of(function: Callable[..., Any]) -> str:
     """Returns what names a function in every run, as the address in its repr does not."""
     return getattr(function, "__qualname__", type(function).__qualname__)
+
+
+def _data_rank(trainer: Trainer) -> int:
+    """Returns whose share of the data this is: ranks that split up a module have it in common."""
+    share = trainer.distributed_sampler_kwargs  # None in a single process
+    return trainer.global_rank if share is None else int(share["rank"])
 
 
 def _generator(seed: int, rank: int, batch_number: int) -> np.random.Generator:

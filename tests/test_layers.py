@@ -1431,7 +1431,8 @@ def test_the_learning_rate_finder_runs_mixed_at_a_layer(make_trainer):
     settings = {"callbacks": [finder], "enable_checkpointing": True}
     fit(make_trainer, Module(), batches, "net.layer1", **settings)
 
-    assert len(seen) >= 12 + 10
+    assert len(finder.optimal_lr.results["loss"]) == 10
+    assert len(seen) >= 12  # Before Lightning 2.6 the fit goes on from there.
     assert set(seen) == {(True, False)}
 
 

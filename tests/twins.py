@@ -102,8 +102,9 @@ class Draws:
         self.callback = mixup(**settings)
 
     def __call__(self, number, size):
-        loop = SimpleNamespace(epoch_loop=SimpleNamespace(total_batch_idx=number))
-        trainer = SimpleNamespace(fit_loop=loop, global_rank=0)
+        progress = SimpleNamespace(total=SimpleNamespace(processed=number))
+        loop = SimpleNamespace(epoch_loop=SimpleNamespace(batch_progress=progress))
+        trainer = SimpleNamespace(fit_loop=loop, global_rank=0, distributed_sampler_kwargs=None)
         batch = [torch.zeros(size, 1), torch.zeros(size, dtype=torch.long)]
         self.callback.on_train_batch_start(trainer, None, batch, number)
         return self.callback.mix
