@@ -66,6 +66,8 @@ def interpolate(x: Tensor, weight: Weight, shift: int) -> Tensor:
             "distance from 1 to one less than there are samples. Draw it from the size of this "
             "batch."
         )
+    if not (x.requires_grad and torch.is_grad_enabled()):
+        return _interpolated(x, weight, shift)
     blended: Tensor = _Interpolate.apply(x, weight, shift)  # type: ignore[no-untyped-call]
     return blended
 
@@ -95,22 +97,27 @@ def transpose_interpolate(grad: Tensor, weight: Weight, shift: int) -> Tensor:
     return passed
 
 
-class _Interpolate(torch.autograd.Function):
+def _interpolated(x: Tensor, weight: Weight, shift: int) -> Tensor:
     """Two slices of ``lerp`` read each entry twice and write it once; no partner is copied."""
+    out, head, whole = torch.empty_like(x), len(x) - shift, _whole(weight, x.dtype)
+    if isinstance(weight, float) and len(whole):
+        return out.copy_(x)
+    share = _broadcast(weight, x)
+    own, other = (share, share) if isinstance(share, float) else (share[:head], share[head:])
+    torch.lerp(x[shift:], x[:head], own, out=out[:head])
+    torch.lerp(x[:shift], x[head:], other, out=out[head:])
+    for i in whole:
+        out[i] = x[i]
+    return out
+
+
+class _Interpolate(torch.autograd.Function):
+    """The same with a gradient, for which nothing is saved."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Weight, shift: int) -> Tensor:
         ctx.weight, ctx.shift = weight, shift
-        out, head, whole = torch.empty_like(x), len(x) - shift, _whole(weight, x.dtype)
-        if isinstance(weight, float) and len(whole):
-            return out.copy_(x)
-        share = _broadcast(weight, x)
-        own, other = (share, share) if isinstance(share, float) else (share[:head], share[head:])
-        torch.lerp(x[shift:], x[:head], own, out=out[:head])
-        torch.lerp(x[:shift], x[head:], other, out=out[head:])
-        for i in whole:
-            out[i] = x[i]
-        return out
+        return _interpolated(x, weight, shift)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:

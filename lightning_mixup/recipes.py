@@ -18,7 +18,7 @@ from torch import Tensor
 from lightning_mixup.blend import Weight, interpolate
 from lightning_mixup.errors import MixupTypeError, MixupValueError
 from lightning_mixup.partners import draw_shift, partner_indices, take_partners
-from lightning_mixup.targets import MixedTarget, Usage
+from lightning_mixup.targets import MixedTarget, Usage, make_target
 
 __all__ = ["INPUT", "Mix", "Mixup"]
 
@@ -75,8 +75,21 @@ class Mix:
 
     def label(self, y: Tensor, usage: Usage | None = None) -> MixedTarget:
         r"""Returns a target of shape (B, \*) together with its partners', weighted."""
-        weights = torch.stack([self.weight, 1 - self.weight])
-        return MixedTarget([y, self._partners_of(y)], weights, usage)
+        partners = self._partners_of(y)
+        if not isinstance(self.drawn, float):
+            weights = torch.stack([self.weight, 1 - self.weight])
+            return MixedTarget([y, partners], weights, usage)
+        # What is known on the host need not be sorted on the device.
+        rows = [y.clone(), partners] if self.drawn >= 0.5 else [partners, y.clone()]
+        return make_target(rows, self._sorted_weights, usage or Usage())
+
+    @cached_property
+    def _sorted_weights(self) -> Tensor:
+        """The weights of both labels, the larger first; filled in, as a copy would wait."""
+        low, high = sorted((self.drawn, 1 - self.drawn))
+        weights = self.weight.new_full((2,), low)
+        weights[:1].fill_(high)
+        return weights
 
     def _partners_of(self, y: Tensor) -> Tensor:
         """Returns the targets that are mixed in; a weight of 1 has its own.
@@ -84,7 +97,7 @@ class Mix:
         Of another one, a loss that is infinite would make NaN with a share of zero.
         """
         if isinstance(self.drawn, float):
-            return y if self.drawn == 1 else take_partners(y, self.shift)
+            return y.clone() if self.drawn == 1 else take_partners(y, self.shift)
         partners = take_partners(y, self.shift)
         for i in np.flatnonzero(self.drawn == 1):
             partners[i] = y[i]

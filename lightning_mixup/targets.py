@@ -42,6 +42,7 @@ __all__ = [
     "is_live",
     "is_lost",
     "make_mixed",
+    "make_target",
     "meet_gradient",
     "merge",
     "plain",
@@ -196,10 +197,7 @@ class MixedTarget(Tensor):
         rows = [stacked.take_along_dim(which[None], dim=0)[0] for which in order]
         if weights.ndim == 2:
             weights = weights.reshape(*weights.shape, *[1] * (ndim - 1))
-        if not _is_quantity(stacked):
-            return make_mixed(rows, weights, Kind.LABEL, usage)
-        parts = [row.where(share != 0, 0) for row, share in zip(rows, weights, strict=True)]
-        return make_mixed([weighted_sum(parts, weights), *rows], weights, Kind.NUMBER, usage)
+        return make_target(rows, weights, usage)
 
     @property
     def candidates(self) -> tuple[Tensor, ...]:
@@ -275,6 +273,14 @@ def merge(tree: Any) -> Any:
         return tree
     with torch._C.DisableTorchFunctionSubclass():
         return map_tensors(tree, reading)
+
+
+def make_target(rows: Sequence[Tensor], weights: Tensor, usage: Usage) -> MixedTarget:
+    """Makes a target of candidates that are sorted by weight, each in memory of its own."""
+    if not _is_quantity(rows[0]):
+        return make_mixed(rows, weights, Kind.LABEL, usage)
+    parts = [row.where(share != 0, 0) for row, share in zip(rows, weights, strict=True)]
+    return make_mixed([weighted_sum(parts, weights), *rows], weights, Kind.NUMBER, usage)
 
 
 def make_mixed(rows: Sequence[Tensor], weights: Tensor, kind: Kind, usage: Usage) -> MixedTarget:

@@ -15,6 +15,10 @@ from lightning import Trainer
 
 collect_ignore = ["typing_api.py"]  # for mypy alone
 
+torch.manual_seed(
+    0
+)  # for the data of cases, so that every process that collects them has the same
+
 # Deterministic, like every other test; the first call of a torch function misses any deadline.
 settings.register_profile("tests", derandomize=True, deadline=None)
 settings.load_profile("tests")

@@ -73,7 +73,7 @@ def test_comparisons_are_elementwise_and_sums_are_reductions():
         (Tensor.grad_fn.__get__, "__get__"),
         (Tensor.data.__set__, "__set__"),
     ],
-    ids=str,
+    ids=range(8),
 )
 def test_a_property_that_views_has_a_name_of_its_own(function, name):
     assert name_of(function) == name
