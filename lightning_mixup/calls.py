@@ -85,7 +85,7 @@ class Call:
     @property
     def settled(self) -> bool:
         """Whether all mixed arguments are merged already."""
-        return len(self.weights) == 1
+        return self.weights.shape[0] == 1
 
     @property
     def only_totals(self) -> bool:
@@ -108,7 +108,7 @@ class Call:
 
     def candidates_of(self, tensor: Tensor) -> Sequence[Tensor]:
         """Returns an argument's candidates; a plain tensor is the same for all."""
-        return tensor.candidates if is_live(tensor) else [plain(tensor)] * len(self.weights)
+        return tensor.candidates if is_live(tensor) else [plain(tensor)] * self.weights.shape[0]
 
     def _of_another(self, k: int) -> Any:
         try:
@@ -118,7 +118,7 @@ class Call:
 
     def rows(self) -> list[Any]:
         """Runs the operation on each candidate, and first on an own value where there is one."""
-        rows = [self.of_candidate(0), *map(self._of_another, range(1, len(self.weights)))]
+        rows = [self.of_candidate(0), *map(self._of_another, range(1, self.weights.shape[0]))]
         if self.kind is not Kind.NUMBER and not self.settled:
             return rows
         own = self.of(plain)

@@ -137,7 +137,7 @@ def _simplified(call: Call) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
     args, kwargs = call.args, call.kwargs
     if call.name in CASTS and len(call.live) > is_live(args[0]):  # Others only lend their form.
         return (args[0], *map_tensors(args[1:], plain)), map_tensors(kwargs, plain)
-    if len({len(tensor.weights) for tensor in call.live}) > 1:
+    if len({tensor.weights.shape[0] for tensor in call.live}) > 1:
         double = any(tensor.dtype is torch.float64 for tensor in call.tensors)
         dtype = torch.float64 if double else torch.get_default_dtype()
         settle = functools.partial(as_number, dtype=dtype)

@@ -345,7 +345,7 @@ def is_live(value: Any) -> TypeIs[MixedTarget]:
 
 def has_own_value(tensor: MixedTarget) -> bool:
     """Returns whether a tensor's own data is what its candidates come to, and none of them."""
-    return tensor.kind is Kind.NUMBER or len(tensor.others) == len(tensor.weights)
+    return tensor.kind is Kind.NUMBER or len(tensor.others) == tensor.weights.shape[0]
 
 
 def meet_gradient(tree: Any) -> None:
@@ -389,7 +389,7 @@ def dominant(tensor: Tensor) -> Tensor:
 
 def as_number(tensor: Tensor, dtype: torch.dtype) -> Tensor:
     """Returns the only candidate of what is merged already, and anything else as it is."""
-    if not is_live(tensor) or len(tensor.weights) > 1:
+    if not is_live(tensor) or tensor.weights.shape[0] > 1:
         return tensor
     return tensor.candidates[0].to(dtype)
 

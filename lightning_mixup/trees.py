@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Sequence
 from typing import Any
 
 import torch
@@ -55,15 +55,21 @@ def tensors_in(tree: Any) -> list[Tensor]:
         >>> tensors_in({"a": [torch.tensor(1), "b"]})
         [tensor(1)]
     """
-    if isinstance(tree, Tensor):
-        return [tree]
-    if isinstance(tree, dict):
-        tree = tree.values()
-    elif isinstance(tree, slice):
-        tree = (tree.start, tree.stop, tree.step)
-    elif not isinstance(tree, (list, tuple)):
-        return []
-    return [tensor for value in tree for tensor in tensors_in(value)]
+    found: list[Tensor] = []
+    _collect((tree,), found)
+    return found
+
+
+def _collect(values: Iterable[Any], found: list[Tensor]) -> None:
+    for value in values:  # most are leaves, and not worth a call
+        if isinstance(value, Tensor):
+            found.append(value)
+        elif isinstance(value, (list, tuple)):
+            _collect(value, found)
+        elif isinstance(value, dict):
+            _collect(value.values(), found)
+        elif isinstance(value, slice):
+            _collect((value.start, value.stop, value.step), found)
 
 
 def fingerprint(tree: Any) -> Any:
