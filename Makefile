@@ -18,6 +18,8 @@ VENV := .venv
 PY := $(VENV)/bin/python
 # Written last, so an interrupted set-up starts afresh.
 READY := $(VENV)/ready
+# Each process takes half a gigabyte and one core.
+SUITE := -m pytest --numprocesses 2
 
 .PHONY: check lint types test oldest newest demo examples pictures tables format wheel \
 	compatibility
@@ -32,7 +34,7 @@ types: $(READY)
 	$(PY) -m mypy
 
 test: $(READY)
-	$(PY) -m pytest
+	$(PY) $(SUITE)
 
 demo: $(READY)
 	$(PY) examples/digits.py
@@ -80,13 +82,13 @@ VARIED := torchmetrics lightning pytorch-lightning
 
 # Old releases warn of what has changed since; their warnings are nobody's errors.
 oldest: $(OLDEST)/ready
-	$(OLDEST)/bin/python -m pytest -W default
+	$(OLDEST)/bin/python $(SUITE) -W default
 
 # What is newest changes without a word in our files.
 newest: $(NEWEST)/ready
 	@$(NEWEST)/bin/python -m pip install -qq --constraint $(NEWEST)/torch.txt \
 		--upgrade --upgrade-strategy eager --editable ".[test]"
-	$(NEWEST)/bin/python -m pytest
+	$(NEWEST)/bin/python $(SUITE)
 
 $(OLDEST)/ready: pyproject.toml constraints.txt
 	@echo "Setting up $(OLDEST): a few minutes, once."

@@ -1147,7 +1147,7 @@ def test_layers_are_found_after_configure_model(make_trainer):
         (["net.layer1.*", "net.head"], {"net.layer1.0", "net.layer1.1", "net.head"}),
         ("input", {"input"}),
     ],
-    ids=str,
+    ids=range(8),
 )
 def test_names_and_patterns_select_their_layers(make_trainer, layers, expected):
     recorder = fit(make_trainer, Deep(), points([4] * 16, torch.float32), layers, seed=2)
