@@ -80,6 +80,7 @@ def reliability_diagram(
         MixupImportError: If matplotlib is not installed.
 
     Example:
+        >>> import torch
         >>> from lightning_mixup.calibration import CalibrationStatistics
         >>> statistics = CalibrationStatistics()
         >>> statistics.update(torch.randn(100, 10), torch.randint(10, (100,)))

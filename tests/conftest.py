@@ -3,6 +3,7 @@
 import os
 import random
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -31,6 +32,21 @@ def process() -> None:
     os.environ["MPLBACKEND"] = "agg"
 
 
+@pytest.fixture(scope="module", autouse=True)
+def module_environment() -> Iterator[None]:
+    """Keeps what fixtures of a module leave in the environment inside it."""
+    with clean_environment():
+        yield
+
+
+@contextmanager
+def clean_environment() -> Iterator[None]:
+    with mock.patch.dict(os.environ):
+        for name in ("PL_GLOBAL_SEED", "PL_SEED_WORKERS"):
+            os.environ.pop(name, None)
+        yield
+
+
 @pytest.fixture(autouse=True)
 def seed() -> Iterator[None]:
     """Seeds each test alike, and keeps what `seed_everything` leaves in the environment inside it.
@@ -40,9 +56,7 @@ def seed() -> Iterator[None]:
     random.seed(0)
     np.random.seed(0)  # noqa: NPY002 (the global state is what user code under test may use)
     torch.manual_seed(0)
-    with mock.patch.dict(os.environ):
-        for name in ("PL_GLOBAL_SEED", "PL_SEED_WORKERS"):
-            os.environ.pop(name, None)
+    with clean_environment():
         yield
 
 

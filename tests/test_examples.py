@@ -152,7 +152,8 @@ def run_example(name, **settings):
 def test_hidden_layers_are_suggested_and_mixed():
     printed, example = run_example("hidden_layers", seeds=2, epochs=1)
 
-    suggested = {line.split()[0] for line in printed.splitlines() if line.startswith("  ")}
+    indented = [line for line in printed.splitlines() if line.startswith("  ")]
+    suggested = {line.split()[0] for line in indented if line.strip()}
     assert {"stem", "blocks.0", "blocks.2", "head"} <= suggested
     assert not any("branch" in name for name in suggested)
     for name in example.CALLBACKS:

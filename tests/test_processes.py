@@ -27,7 +27,8 @@ SHOWN = [
     name for name in two_processes.CASES if name not in {*WITHHELD, NOT_IN_TABLE, REFUSED, "fit"}
 ]
 # Where a sample has another position in the data of one process, and so may be in the other half.
-OTHER_HALVES = [name for name in SHOWN if "shard" in name or "nothing" in name] + ["shuffled"]
+IN_ORDER = [name for name in SHOWN if "shard" not in name and "nothing" not in name]
+OTHER_HALVES = {*SHOWN} - {*IN_ORDER} | {"shuffled", "subset"}
 OF_HALVES = re.compile("at_temperature|verdict")
 
 
