@@ -142,7 +142,9 @@ def kinds_in(node: Any) -> list[tuple[Any, type]]:
 
 
 def key_of(batch: Any, path: Path) -> str:
-    """Returns an entry's own key, or its field of a namedtuple."""
+    """Returns an entry's own key, or its field of a namedtuple; the batch itself has none."""
+    if not path:
+        return ""
     names = getattr(get_entry(batch, path[:-1]), "_fields", None)
     return str(names[path[-1]] if names else path[-1])
 

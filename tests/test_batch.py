@@ -212,6 +212,7 @@ def test_indices_keys_and_paths_are_followed(batch, inputs, targets, expected):
         ({"image": X, "label": [0, 1, 2, 0]}, "has no target"),
         ((X, [Y, Y]), "several entries that could be the target"),
         (X, "has no target"),
+        (Y, "has no target"),
         ("batch", "has no target"),
         ({}, "has no target"),
     ],
