@@ -200,12 +200,25 @@ def _find_targets(
     # At the input, what else there is will be looked at, too; at layers, only a pair is clear.
     is_pair = isinstance(batch, (list, tuple)) and len(batch) == 2
     found = likely_targets(batch, free, by_place=at_input or is_pair)
+    if chosen and not is_pair and not likely_targets(batch, free, by_place=False):
+        found = _like(batch, free, found)  # as nobody will look at what is left
     if not at_input:
         found = tuple(dict.fromkeys((*found, *other_labels(batch, free))))
     if len(found) != 1:
         reason = "has several entries that could be the target" if found else "has no target"
         raise MixupValueError(cannot_tell(batch, leaves, reason))
     return found
+
+
+def _like(batch: Any, leaves: dict[Path, Any], found: tuple[Path, ...]) -> tuple[Path, ...]:
+    """Returns all tensors with as many samples as those that were found; ids are left out."""
+    sizes = {length_of(leaves[path]) for path in found}
+    return tuple(
+        path
+        for path, value in leaves.items()
+        if isinstance(value, Tensor) and length_of(value) in sizes
+        if path in found or not tells_apart(batch, path, value)
+    )
 
 
 def _find_inputs(

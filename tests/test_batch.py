@@ -252,6 +252,19 @@ def test_a_function_must_return_what_is_in_the_batch(choose):
         find_entries({"image": X, "label": Y}, choose)
 
 
+@pytest.mark.parametrize(
+    "batch", [(X, X[:, :1], Y), (X, Y[:, None], Y)], ids=["features", "categories"]
+)
+def test_the_second_place_tells_no_target_where_the_input_alone_is_named(batch):
+    """What is left over is the user's matter then, so that the label could stay unmixed."""
+    with pytest.raises(ValueError, match=r"several entries that could be the target"):
+        find_entries(batch, inputs=0)
+
+
+def test_of_what_is_beside_the_named_input_an_id_is_no_target():
+    assert find_entries((X, Y, {"id": Y, "path": ["a"] * 4}), inputs=0).targets == ((1,),)
+
+
 def test_a_tensor_that_is_in_a_batch_twice_is_chosen_twice():
     batch = {"image": X, "again": X, "label": Y}
 
