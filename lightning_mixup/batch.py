@@ -155,8 +155,9 @@ def find_entries(
         return Entries((), (), 0, torch.device("cpu"))  # of loaders that are exhausted
     first = leaves[mixed[0]] if mixed else _first_tensor(batch, leaves)
     _check_sizes(batch, leaves, mixed)
+    size = length_of(first) or 0
     form = None if callable(inputs) or callable(targets) else _form(batch, mixed)
-    entries = Entries(input_paths, target_paths, len(first), first.device, form if mixed else None)
+    entries = Entries(input_paths, target_paths, size, first.device, form if mixed else None)
     if at_input and inputs == "auto":
         _check_views(batch, leaves, input_paths)
         unused = likely_targets(batch, leaves) if targets is None else ()
@@ -381,17 +382,16 @@ def _check_sizes(batch: Any, leaves: dict[Path, Any], paths: tuple[Path, ...]) -
 
 
 def _check_views(batch: Any, leaves: dict[Path, Any], inputs: tuple[Path, ...]) -> None:
-    """Refuses as many tensors as samples, of different size: each of them may be a sample.
+    """Refuses as many tensors as each has rows, as each of them may be a sample.
 
     Raises:
         MixupValueError: Then.
     """
-    shapes = {leaves[path].shape for path in inputs}
     owners = {path[:-1] for path in inputs}
-    if len(shapes) > 1 and len(owners) == 1 and len(inputs) == len(leaves[inputs[0]]):
+    if len(owners) == 1 and len(inputs) == len(leaves[inputs[0]]) > 1:
         owner = owners.pop()
         if owner and length_of(get_entry(batch, owner)) == len(inputs):
-            reason = f"has samples or views of different size in {name_of_path(owner)}"
+            reason = f"has either samples or views in {name_of_path(owner)}"
             raise MixupValueError(cannot_tell(batch, leaves, reason))
 
 

@@ -207,7 +207,8 @@ def test_indices_keys_and_paths_are_followed(batch, inputs, targets, expected):
             "an entry 'unlabelled' beside",
         ),
         (EPISODE, r"an entry batch\[2\] beside"),
-        ([[torch.randn(4, 8, 8 + i) for i in range(4)], Y], r"samples or views of different size"),
+        ([[torch.randn(4, 8, 8 + i) for i in range(4)], Y], r"either samples or views in"),
+        ([list(torch.randn(4, 4, 8)), Y], r"either samples or views in"),
         ((X.numpy(), Y), "don't tell which is the input"),
         ({"image": X, "label": [0, 1, 2, 0]}, "has no target"),
         ((X, [Y, Y]), "several entries that could be the target"),
@@ -307,6 +308,14 @@ def test_nested_tensors_are_refused_and_padded(layout):
     assert "batch[0].to_padded_tensor(0.0)" in refusal_of((x, Y[:2]))
     assert "batch[0]: float32 nested" in refusal_of((x, Y[:2]), inputs="none")
     assert find_entries((x.to_padded_tensor(0.0), Y[:2])).batch_size == 2
+
+
+@pytest.mark.filterwarnings("ignore:The PyTorch API of nested tensors")
+@pytest.mark.parametrize("layout", [torch.strided, torch.jagged])
+def test_nested_tensors_count_the_samples_that_a_layer_mixes(layout):
+    x = torch.nested.nested_tensor([X, X[:2]], layout=layout)
+
+    assert find_entries((x, Y[:2]), targets=None, at_input=False).batch_size == 2
 
 
 @pytest.mark.parametrize("form", [None, "keys"])
