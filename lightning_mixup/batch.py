@@ -159,8 +159,8 @@ def find_entries(
     form = None if callable(inputs) or callable(targets) else _form(batch, mixed)
     entries = Entries(input_paths, target_paths, size, first.device, form if mixed else None)
     if at_input and inputs == "auto":
-        _check_views(batch, leaves, input_paths)
         unused = likely_targets(batch, leaves) if targets is None else ()
+        _check_views(batch, leaves, input_paths, unused)
         _check_rest(batch, leaves, entries, unused)
     return entries
 
@@ -381,14 +381,17 @@ def _check_sizes(batch: Any, leaves: dict[Path, Any], paths: tuple[Path, ...]) -
     )
 
 
-def _check_views(batch: Any, leaves: dict[Path, Any], inputs: tuple[Path, ...]) -> None:
-    """Refuses as many tensors as each has rows, as each of them may be a sample.
+def _check_views(
+    batch: Any, leaves: dict[Path, Any], inputs: tuple[Path, ...], unused: tuple[Path, ...]
+) -> None:
+    """Refuses as many tensors as each has rows, or as there are labels: each may be a sample.
 
     Raises:
         MixupValueError: Then.
     """
     owners = {path[:-1] for path in inputs}
-    if len(owners) == 1 and len(inputs) == len(leaves[inputs[0]]) > 1:
+    counts = {len(leaves[path]) for path in (inputs[0], *unused) if leaves[path].ndim}
+    if len(owners) == 1 and len(inputs) > 1 and len(inputs) in counts:
         owner = owners.pop()
         if owner and length_of(get_entry(batch, owner)) == len(inputs):
             reason = f"has either samples or views in {name_of_path(owner)}"

@@ -310,6 +310,14 @@ def test_nested_tensors_are_refused_and_padded(layout):
     assert find_entries((x.to_padded_tensor(0.0), Y[:2])).batch_size == 2
 
 
+def test_a_list_of_samples_is_told_from_views_by_labels_that_are_not_mixed():
+    with pytest.raises(ValueError, match=r"has either samples or views in batch\[0\]"):
+        find_entries(([torch.randn(3, 8) for _ in range(4)], Y), targets=None)
+
+    views = [torch.randn(4, 8) for _ in range(3)]
+    assert find_entries((views, Y), targets=None).inputs == ((0, 0), (0, 1), (0, 2))
+
+
 @pytest.mark.filterwarnings("ignore:The PyTorch API of nested tensors")
 @pytest.mark.parametrize("layout", [torch.strided, torch.jagged])
 def test_nested_tensors_count_the_samples_that_a_layer_mixes(layout):
