@@ -181,12 +181,22 @@ def looks_mixed(target: Tensor) -> bool:
 
 
 def _first_tensor(batch: Any, leaves: dict[Path, Any]) -> Tensor:
-    for value in leaves.values():
-        if isinstance(value, Tensor) and value.ndim:
-            return value
-    raise MixupValueError(
-        cannot_tell(batch, leaves, "has no tensor by which to count the samples")
-    )
+    """Returns what counts the samples where nothing is named: the first tensor.
+
+    Unless it is one of a list that has as many as there are labels, which are not mixed.
+
+    Raises:
+        MixupValueError: If there is none.
+    """
+    tensors = {path: x for path, x in leaves.items() if isinstance(x, Tensor) and x.ndim}
+    if not tensors:
+        raise MixupValueError(
+            cannot_tell(batch, leaves, "has no tensor by which to count the samples")
+        )
+    path, first = next(iter(tensors.items()))
+    listed = length_of(get_entry(batch, path[:-1])) if path[:-1] else None
+    labels = [tensors[label] for label in likely_targets(batch, tensors)]
+    return next((label for label in labels if length_of(label) == listed), first)
 
 
 def _find_targets(
@@ -390,8 +400,9 @@ def _check_views(
         MixupValueError: Then.
     """
     owners = {path[:-1] for path in inputs}
-    counts = {len(leaves[path]) for path in (inputs[0], *unused) if leaves[path].ndim}
-    if len(owners) == 1 and len(inputs) > 1 and len(inputs) in counts:
+    rows, labels = len(leaves[inputs[0]]), {length_of(leaves[path]) for path in unused}
+    may_be_samples = len(inputs) in (labels - {rows}) or len(inputs) == rows > 1
+    if len(owners) == 1 and may_be_samples:
         owner = owners.pop()
         if owner and length_of(get_entry(batch, owner)) == len(inputs):
             reason = f"has either samples or views in {name_of_path(owner)}"

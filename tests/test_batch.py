@@ -310,6 +310,15 @@ def test_nested_tensors_are_refused_and_padded(layout):
     assert find_entries((x.to_padded_tensor(0.0), Y[:2])).batch_size == 2
 
 
+def test_samples_in_a_list_are_counted_by_labels_that_are_not_mixed():
+    """At a hidden layer nobody looks at the input, of which each may have one row."""
+    samples, views = [torch.randn(1, 8) for _ in range(4)], [torch.randn(4, 8) for _ in range(2)]
+
+    found = [find_entries((x, Y), targets=None, at_input=False) for x in (samples, views)]
+
+    assert [entries.batch_size for entries in found] == [4, 4]
+
+
 def test_a_list_of_samples_is_told_from_views_by_labels_that_are_not_mixed():
     with pytest.raises(ValueError, match=r"has either samples or views in batch\[0\]"):
         find_entries(([torch.randn(3, 8) for _ in range(4)], Y), targets=None)
