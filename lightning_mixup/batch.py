@@ -150,6 +150,8 @@ def find_entries(
         _check_dense(batch, path, leaves[path])
     for path in input_paths:
         _check_input(batch, leaves, path)
+    for path in target_paths:
+        _check_target(batch, leaves, path)
     _check_once(batch, leaves, mixed)
     if not mixed and (at_input or targets is not None):
         return Entries((), (), 0, torch.device("cpu"))  # of loaders that are exhausted
@@ -321,14 +323,17 @@ def _resolve(
 
 
 def _check_dense(batch: Any, path: Path, value: Tensor) -> None:
-    """Refuses sparse and nested tensors.
+    """Refuses sparse, nested and quantized tensors.
 
     Raises:
         MixupTypeError: For them.
     """
-    if value.is_nested or value.layout != torch.strided:
-        kind = "nested" if value.is_nested else value.layout
-        change = "to_padded_tensor(0.0)" if value.is_nested else "to_dense()"
+    if value.is_nested or value.layout != torch.strided or value.is_quantized:
+        kind, change = str(value.layout), "to_dense()"
+        if value.is_nested:
+            kind, change = "nested", "to_padded_tensor(0.0)"
+        elif value.is_quantized:
+            kind, change = "quantized", "dequantize()"
         raise MixupTypeError(
             f"The entry {name_of_path(path)} is {kind}, and dense tensors are mixed. Convert it "
             f"{conversion(batch, path, change)}."
@@ -357,6 +362,20 @@ def _check_input(batch: Any, leaves: dict[Path, Any], path: Path) -> None:
         f"say what is by inputs= and targets={example}. "
         f"If it holds quantities, convert it {conversion(batch, path, 'float()')}."
     )
+
+
+def _check_target(batch: Any, leaves: dict[Path, Any], path: Path) -> None:
+    """Refuses floats that only store, as nothing is between them.
+
+    Raises:
+        MixupTypeError: For them.
+    """
+    value = leaves[path]
+    if value.is_floating_point() and not can_be_mixed(value):
+        raise MixupTypeError(
+            f"The target {name_of_path(path)} has dtype {value.dtype}, which stores floats and "
+            f"can't compute with them. Convert it {conversion(batch, path, 'float()')}."
+        )
 
 
 def _check_once(batch: Any, leaves: dict[Path, Any], paths: tuple[Path, ...]) -> None:

@@ -50,12 +50,15 @@ def replace_entries(batch: Any, values: Mapping[Path, Any]) -> Any:
         values: The new entries by their paths.
 
     Returns:
-        The copy, of the same types. Entries that are not named are the batch's own.
+        The copy, of the same types, or the batch itself where there is nothing to replace.
+        Entries that are not named are the batch's own.
 
     Example:
         >>> replace_entries({"x": 1, "y": (2, 3)}, {("y", 0): 20})
         {'x': 1, 'y': (20, 3)}
     """
+    if not values:
+        return batch
     if () in values:
         return values[()]
     below: dict[Any, dict[Path, Any]] = {}

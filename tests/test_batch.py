@@ -343,6 +343,20 @@ def test_a_sparse_target_is_refused(form):
         find_entries(batch)
 
 
+@pytest.mark.filterwarnings("ignore:torch.quantize_per_tensor")
+@pytest.mark.parametrize(("inputs", "targets"), [(0, 1), (1, 0)])
+def test_quantized_tensors_are_refused_and_dequantized(inputs, targets):
+    x = torch.quantize_per_tensor(X, 0.1, 0, torch.qint8)
+
+    with pytest.raises(TypeError, match=r"\[0\] is quantized, .* `.*batch\[0\]\.dequantize\(\)"):
+        find_entries([x, X], inputs, targets)
+
+
+def test_a_target_of_floats_that_only_store_is_refused():
+    with pytest.raises(TypeError, match=r"batch\[1\] has dtype torch.float8_e5m2.*float\(\)"):
+        find_entries([X, X.to(torch.float8_e5m2)])
+
+
 FORMS = [
     lambda x: [x, Y],
     lambda x: (x, Y),
@@ -643,6 +657,11 @@ containers = st.recursive(
     ),
     max_leaves=6,
 )
+
+
+def test_of_nothing_to_replace_the_batch_is_itself():
+    """A tensor, of which a copy is a copy of its memory."""
+    assert replace_entries(X, {}) is X
 
 
 def paths_of(tree, path=()):
