@@ -150,16 +150,19 @@ def find_entries(
         _check_dense(batch, path, leaves[path])
     for path in input_paths:
         _check_input(batch, leaves, path)
+    for path in target_paths:
+        _check_target(batch, leaves, path)
     _check_once(batch, leaves, mixed)
     if not mixed and (at_input or targets is not None):
         return Entries((), (), 0, torch.device("cpu"))  # of loaders that are exhausted
     first = leaves[mixed[0]] if mixed else _first_tensor(batch, leaves)
     _check_sizes(batch, leaves, mixed)
+    size = length_of(first) or 0
     form = None if callable(inputs) or callable(targets) else _form(batch, mixed)
-    entries = Entries(input_paths, target_paths, len(first), first.device, form if mixed else None)
+    entries = Entries(input_paths, target_paths, size, first.device, form if mixed else None)
     if at_input and inputs == "auto":
-        _check_views(batch, leaves, input_paths)
         unused = likely_targets(batch, leaves) if targets is None else ()
+        _check_views(batch, leaves, input_paths, unused)
         _check_rest(batch, leaves, entries, unused)
     return entries
 
@@ -180,12 +183,22 @@ def looks_mixed(target: Tensor) -> bool:
 
 
 def _first_tensor(batch: Any, leaves: dict[Path, Any]) -> Tensor:
-    for value in leaves.values():
-        if isinstance(value, Tensor) and value.ndim:
-            return value
-    raise MixupValueError(
-        cannot_tell(batch, leaves, "has no tensor by which to count the samples")
-    )
+    """Returns what counts the samples where nothing is named: the first tensor.
+
+    Unless it is one of a list that has as many as there are labels, which are not mixed.
+
+    Raises:
+        MixupValueError: If there is none.
+    """
+    tensors = {path: x for path, x in leaves.items() if isinstance(x, Tensor) and x.ndim}
+    if not tensors:
+        raise MixupValueError(
+            cannot_tell(batch, leaves, "has no tensor by which to count the samples")
+        )
+    path, first = next(iter(tensors.items()))
+    listed = length_of(get_entry(batch, path[:-1])) if path[:-1] else None
+    labels = [tensors[label] for label in likely_targets(batch, tensors)]
+    return next((label for label in labels if length_of(label) == listed), first)
 
 
 def _find_targets(
@@ -200,12 +213,25 @@ def _find_targets(
     # At the input, what else there is will be looked at, too; at layers, only a pair is clear.
     is_pair = isinstance(batch, (list, tuple)) and len(batch) == 2
     found = likely_targets(batch, free, by_place=at_input or is_pair)
+    if chosen and not is_pair and not likely_targets(batch, free, by_place=False):
+        found = _like(batch, free, found)  # as nobody will look at what is left
     if not at_input:
         found = tuple(dict.fromkeys((*found, *other_labels(batch, free))))
     if len(found) != 1:
         reason = "has several entries that could be the target" if found else "has no target"
         raise MixupValueError(cannot_tell(batch, leaves, reason))
     return found
+
+
+def _like(batch: Any, leaves: dict[Path, Any], found: tuple[Path, ...]) -> tuple[Path, ...]:
+    """Returns all tensors with as many samples as those that were found; ids are left out."""
+    sizes = {length_of(leaves[path]) for path in found}
+    return tuple(
+        path
+        for path, value in leaves.items()
+        if isinstance(value, Tensor) and length_of(value) in sizes
+        if path in found or not tells_apart(batch, path, value)
+    )
 
 
 def _find_inputs(
@@ -297,7 +323,7 @@ def _resolve(
 
 
 def _check_dense(batch: Any, path: Path, value: Tensor) -> None:
-    """Refuses sparse, nested and quantised tensors.
+    """Refuses sparse, nested and quantized tensors.
 
     Raises:
         MixupTypeError: For them.
@@ -306,7 +332,7 @@ def _check_dense(batch: Any, path: Path, value: Tensor) -> None:
     if value.is_nested:
         kind, change = "nested", "to_padded_tensor(0.0)"
     elif value.is_quantized:
-        kind, change = "quantised", "dequantize()"
+        kind, change = "quantized", "dequantize()"
     elif value.layout == torch.strided:
         return
     raise MixupTypeError(
@@ -337,6 +363,20 @@ def _check_input(batch: Any, leaves: dict[Path, Any], path: Path) -> None:
         f"say what is by inputs= and targets={example}. "
         f"If it holds quantities, convert it {conversion(batch, path, 'float()')}."
     )
+
+
+def _check_target(batch: Any, leaves: dict[Path, Any], path: Path) -> None:
+    """Refuses floats that only store, as nothing is between them.
+
+    Raises:
+        MixupTypeError: For them.
+    """
+    value = leaves[path]
+    if value.is_floating_point() and not can_be_mixed(value):
+        raise MixupTypeError(
+            f"The target {name_of_path(path)} has dtype {value.dtype}, which stores floats and "
+            f"can't compute with them. Convert it {conversion(batch, path, 'float()')}."
+        )
 
 
 def _check_once(batch: Any, leaves: dict[Path, Any], paths: tuple[Path, ...]) -> None:
@@ -371,18 +411,21 @@ def _check_sizes(batch: Any, leaves: dict[Path, Any], paths: tuple[Path, ...]) -
     )
 
 
-def _check_views(batch: Any, leaves: dict[Path, Any], inputs: tuple[Path, ...]) -> None:
-    """Refuses as many tensors as samples, of different size: each of them may be a sample.
+def _check_views(
+    batch: Any, leaves: dict[Path, Any], inputs: tuple[Path, ...], unused: tuple[Path, ...]
+) -> None:
+    """Refuses as many tensors as each has rows, or as there are labels: each may be a sample.
 
     Raises:
         MixupValueError: Then.
     """
-    shapes = {leaves[path].shape for path in inputs}
     owners = {path[:-1] for path in inputs}
-    if len(shapes) > 1 and len(owners) == 1 and len(inputs) == len(leaves[inputs[0]]):
+    rows, labels = len(leaves[inputs[0]]), {length_of(leaves[path]) for path in unused}
+    may_be_samples = len(inputs) in (labels - {rows}) or len(inputs) == rows > 1
+    if len(owners) == 1 and may_be_samples:
         owner = owners.pop()
         if owner and length_of(get_entry(batch, owner)) == len(inputs):
-            reason = f"has samples or views of different size in {name_of_path(owner)}"
+            reason = f"has either samples or views in {name_of_path(owner)}"
             raise MixupValueError(cannot_tell(batch, leaves, reason))
 
 

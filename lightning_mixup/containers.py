@@ -50,12 +50,15 @@ def replace_entries(batch: Any, values: Mapping[Path, Any]) -> Any:
         values: The new entries by their paths.
 
     Returns:
-        The copy, of the same types. Entries that are not named are the batch's own.
+        The copy, of the same types, or the batch itself where there is nothing to replace.
+        Entries that are not named are the batch's own.
 
     Example:
         >>> replace_entries({"x": 1, "y": (2, 3)}, {("y", 0): 20})
         {'x': 1, 'y': (20, 3)}
     """
+    if not values:
+        return batch
     if () in values:
         return values[()]
     below: dict[Any, dict[Path, Any]] = {}
@@ -142,7 +145,9 @@ def kinds_in(node: Any) -> list[tuple[Any, type]]:
 
 
 def key_of(batch: Any, path: Path) -> str:
-    """Returns an entry's own key, or its field of a namedtuple."""
+    """Returns an entry's own key, or its field of a namedtuple; the batch itself has none."""
+    if not path:
+        return ""
     names = getattr(get_entry(batch, path[:-1]), "_fields", None)
     return str(names[path[-1]] if names else path[-1])
 

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+from torch.overrides import TorchFunctionMode
 
 from lightning_mixup.calls import Call
 from lightning_mixup.errors import MixupRuntimeError
-from lightning_mixup.operations import names, parameters_of
+from lightning_mixup.operations import FINITENESS, name_of, names, parameters_of
 from lightning_mixup.targets import Kind, is_live, plain, weighted_sum
-from lightning_mixup.trees import map_together
+from lightning_mixup.trees import map_tensors, map_together, tensors_in
 
 __all__ = [
     "evaluate_per_candidate",
@@ -125,7 +127,8 @@ def evaluate_per_candidate(
 ) -> Any:
     r"""Calls a loss that torch cannot look into once per candidate, and weights the results.
 
-    This is the way for scripted, fused and custom-autograd losses.
+    This is the way for scripted, fused and custom-autograd losses. Float targets are numbers, of
+    which it is given what lies between, unless it makes class labels of them.
 
     Args:
         function: Returns one number, or one per sample, of shape (B, \*).
@@ -151,9 +154,59 @@ def evaluate_per_candidate(
             return function(*args, **kwargs)
         call.usage.met_gradient = True
         if call.only_numbers:
-            return call.of(plain)
+            with suppress(_LabelsMadeError):
+                return _of_numbers(call)
         call.kind = Kind.LOSS
         return map_together(lambda *results: _weighted_result(call, results), call.rows())
+
+
+class _LabelsMadeError(Exception):
+    """Float targets turned out to be class labels."""
+
+
+def _of_numbers(call: Call) -> Any:
+    """Calls a loss with what lies between the candidates.
+
+    Raises:
+        _LabelsMadeError: If it makes class labels of that, as ``y.long()`` and ``y == 1`` do.
+    """
+    watch = _Watch()
+
+    def choose(tensor: Tensor) -> Tensor:
+        value = plain(tensor)
+        if is_live(tensor):
+            watch.numbers.append(value)
+        return value
+
+    args, kwargs = map_tensors(call.args, choose), map_tensors(call.kwargs, choose)
+    with watch:
+        return call.func(*args, **kwargs)
+
+
+class _Watch(TorchFunctionMode):
+    """Looks at what is made of float targets alone, as what meets predictions is no label."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.numbers: list[Tensor] = []
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result, given = func(*args, **(kwargs or {})), tensors_in((args, kwargs))
+        if _tells_nothing(name_of(func)) or not (given and all(map(self._knows, given))):
+            return result
+        made = tensors_in(result)
+        if not all(x.is_floating_point() for x in made):
+            raise _LabelsMadeError
+        self.numbers += made
+        return result
+
+    def _knows(self, tensor: Tensor) -> bool:
+        return any(tensor is number for number in self.numbers)
+
+
+def _tells_nothing(name: str) -> bool:
+    """Returns whether an operation may make integers or bools of what are numbers."""
+    return name in FINITENESS or name.startswith("new_") or name.endswith("_like")
 
 
 def _weighted_result(call: Call, results: Sequence[Any]) -> Any:

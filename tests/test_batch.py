@@ -207,11 +207,13 @@ def test_indices_keys_and_paths_are_followed(batch, inputs, targets, expected):
             "an entry 'unlabelled' beside",
         ),
         (EPISODE, r"an entry batch\[2\] beside"),
-        ([[torch.randn(4, 8, 8 + i) for i in range(4)], Y], r"samples or views of different size"),
+        ([[torch.randn(4, 8, 8 + i) for i in range(4)], Y], r"either samples or views in"),
+        ([list(torch.randn(4, 4, 8)), Y], r"either samples or views in"),
         ((X.numpy(), Y), "don't tell which is the input"),
         ({"image": X, "label": [0, 1, 2, 0]}, "has no target"),
         ((X, [Y, Y]), "several entries that could be the target"),
         (X, "has no target"),
+        (Y, "has no target"),
         ("batch", "has no target"),
         ({}, "has no target"),
     ],
@@ -249,6 +251,19 @@ def test_a_name_that_leads_nowhere_is_refused(inputs, targets, error, words):
 def test_a_function_must_return_what_is_in_the_batch(choose):
     with pytest.raises(ValueError, match=r"no entry that inputs=<lambda> returned: .*no view"):
         find_entries({"image": X, "label": Y}, choose)
+
+
+@pytest.mark.parametrize(
+    "batch", [(X, X[:, :1], Y), (X, Y[:, None], Y)], ids=["features", "categories"]
+)
+def test_the_second_place_tells_no_target_where_the_input_alone_is_named(batch):
+    """What is left over is the user's matter then, so that the label could stay unmixed."""
+    with pytest.raises(ValueError, match=r"several entries that could be the target"):
+        find_entries(batch, inputs=0)
+
+
+def test_of_what_is_beside_the_named_input_an_id_is_no_target():
+    assert find_entries((X, Y, {"id": Y, "path": ["a"] * 4}), inputs=0).targets == ((1,),)
 
 
 def test_a_tensor_that_is_in_a_batch_twice_is_chosen_twice():
@@ -295,12 +310,51 @@ def test_nested_tensors_are_refused_and_padded(layout):
     assert find_entries((x.to_padded_tensor(0.0), Y[:2])).batch_size == 2
 
 
+def test_samples_in_a_list_are_counted_by_labels_that_are_not_mixed():
+    """At a hidden layer nobody looks at the input, of which each may have one row."""
+    samples, views = [torch.randn(1, 8) for _ in range(4)], [torch.randn(4, 8) for _ in range(2)]
+
+    found = [find_entries((x, Y), targets=None, at_input=False) for x in (samples, views)]
+
+    assert [entries.batch_size for entries in found] == [4, 4]
+
+
+def test_a_list_of_samples_is_told_from_views_by_labels_that_are_not_mixed():
+    with pytest.raises(ValueError, match=r"has either samples or views in batch\[0\]"):
+        find_entries(([torch.randn(3, 8) for _ in range(4)], Y), targets=None)
+
+    views = [torch.randn(4, 8) for _ in range(3)]
+    assert find_entries((views, Y), targets=None).inputs == ((0, 0), (0, 1), (0, 2))
+
+
+@pytest.mark.filterwarnings("ignore:The PyTorch API of nested tensors")
+@pytest.mark.parametrize("layout", [torch.strided, torch.jagged])
+def test_nested_tensors_count_the_samples_that_a_layer_mixes(layout):
+    x = torch.nested.nested_tensor([X, X[:2]], layout=layout)
+
+    assert find_entries((x, Y[:2]), targets=None, at_input=False).batch_size == 2
+
+
 @pytest.mark.parametrize("form", [None, "keys"])
 def test_a_sparse_target_is_refused(form):
     batch = (X, X.to_sparse()) if form is None else {"image": X, "label": X.to_sparse()}
 
     with pytest.raises(TypeError, match=r"sparse_coo, and dense tensors are mixed.*to_dense\(\)"):
         find_entries(batch)
+
+
+@pytest.mark.filterwarnings("ignore:torch.quantize_per_tensor")
+@pytest.mark.parametrize(("inputs", "targets"), [(0, 1), (1, 0)])
+def test_quantized_tensors_are_refused_and_dequantized(inputs, targets):
+    x = torch.quantize_per_tensor(X, 0.1, 0, torch.qint8)
+
+    with pytest.raises(TypeError, match=r"\[0\] is quantized, .* `.*batch\[0\]\.dequantize\(\)"):
+        find_entries([x, X], inputs, targets)
+
+
+def test_a_target_of_floats_that_only_store_is_refused():
+    with pytest.raises(TypeError, match=r"batch\[1\] has dtype torch.float8_e5m2.*float\(\)"):
+        find_entries([X, X.to(torch.float8_e5m2)])
 
 
 FORMS = [
@@ -603,6 +657,11 @@ containers = st.recursive(
     ),
     max_leaves=6,
 )
+
+
+def test_of_nothing_to_replace_the_batch_is_itself():
+    """A tensor, of which a copy is a copy of its memory."""
+    assert replace_entries(X, {}) is X
 
 
 def paths_of(tree, path=()):

@@ -447,6 +447,14 @@ class Custom(torch.autograd.Function):
         return gradient * (x.softmax(1) - F.one_hot(y, x.shape[1])) / len(y), None
 
 
+class Fused(torch.autograd.Function):
+    """A loss of numbers that can't be looked into."""
+
+    @staticmethod
+    def forward(ctx, x, y):
+        return ((x - y) ** 2).mean()
+
+
 def test_a_named_loss_is_evaluated_once_per_candidate():
     def loss(x, y):
         return evaluate_per_candidate(Custom.apply, (x, y), {})
@@ -487,6 +495,50 @@ def test_a_named_loss_sees_floats_as_the_interpolated_value():
 
     assert_close(loss, F.mse_loss(x, torch.full((BATCH, 2), 0.25)))
     assert target.usage.met_gradient
+
+
+@pytest.mark.parametrize("per_sample", [False, True])
+@pytest.mark.parametrize(
+    "cast",
+    [
+        lambda y: y.long(),
+        lambda y: y.view(-1).to(torch.int64),
+        lambda y: F.one_hot(y.clamp(max=CLASSES - 1).type(torch.LongTensor), CLASSES).argmax(1),
+        lambda y: torch.where(y == 1, 1, 3),
+        lambda y: torch.stack([y == k for k in range(CLASSES)], 1).long().argmax(1),
+    ],
+    ids=["long", "to", "type", "where", "equal"],
+)
+def test_a_named_loss_that_makes_class_labels_of_floats_is_that_of_the_labels(cast, per_sample):
+    """What lies between two of them, cut to an integer, is a third."""
+
+    def loss(x, y):
+        arguments = (x, y), {}
+        losses = lambda x, y: F.cross_entropy(x, cast(y), reduction="none")  # noqa: E731
+        return evaluate_per_candidate(losses, *arguments).mean()
+
+    assert_mixture(loss, labels().double(), per_sample=per_sample)
+
+
+@pytest.mark.parametrize(
+    "loss",
+    [
+        lambda x, y: F.mse_loss(x, y),
+        lambda x, y: ((x - y).abs() > 0.5).to(x).mul((x - y) ** 2).mean(),
+        lambda x, y: F.mse_loss(x[~y.isnan()], y[~y.isnan()]),
+        lambda x, y: F.mse_loss(x * torch.ones_like(y, dtype=torch.long), y.new_tensor(2) * y),
+        lambda x, y: torch.vmap(F.mse_loss)(x, y).mean(),
+        lambda x, y: Fused.apply(x, y),
+    ],
+    ids=["mse", "huber", "nan", "like", "vmap", "fused"],
+)
+def test_a_named_loss_of_numbers_may_look_at_them(loss):
+    x, candidates = torch.randn(BATCH, 2), [torch.zeros(BATCH, 2), torch.ones(BATCH, 2)]
+    target = MixedTarget(candidates, torch.tensor([0.75, 0.25]))
+
+    found = evaluate_per_candidate(loss, (x, target), {})
+
+    assert_close(found, loss(x, torch.full((BATCH, 2), 0.25)))
 
 
 def test_a_named_loss_of_plain_labels_is_simply_called():

@@ -285,9 +285,9 @@ REFUSED = {
     "csc": (X.to_sparse_csc, "torch.sparse_csc", "to_dense"),
     "bsr": (lambda: X.to_sparse_bsr((2, 2)), "torch.sparse_bsr", "to_dense"),
     "mkldnn": (X.to_mkldnn, "torch._mkldnn", "to_dense"),
-    "quantised": (
+    "quantized": (
         lambda: torch.quantize_per_tensor(X, 0.1, 0, torch.quint8),
-        "quantised",
+        "quantized",
         "dequantize",
     ),
     "nested": (lambda: nested(torch.strided), "nested", "to_padded_tensor"),
@@ -300,7 +300,7 @@ REFUSED = {
 @pytest.mark.filterwarnings("ignore:Sparse CSR tensor support is in beta")
 @pytest.mark.filterwarnings("ignore:.*[Qq]uantiz.*deprecated")
 @pytest.mark.parametrize(
-    ("kind", "entry"), [*((kind, 0) for kind in REFUSED), ("csr", 1), ("quantised", 1)]
+    ("kind", "entry"), [*((kind, 0) for kind in REFUSED), ("csr", 1), ("quantized", 1)]
 )
 def test_what_is_not_dense_is_refused_before_a_step_with_what_makes_it_so(
     make_trainer, kind, entry
