@@ -134,6 +134,15 @@ def test_maps_keep_each_pixel_with_its_label_and_an_image_in_one_half(capacity):
     assert is_odd.equal(number // 15 % 2 == 1)
 
 
+def test_maps_of_several_sizes_keep_each_image_in_one_half():
+    """Sentences, say, that each batch pads to the longest of its own."""
+    sizes = [(1, 2), (1, 3), (2, 1), (1, 2)]
+
+    *_, is_odd = filled(numbered(*size) for size in sizes).keep(Reservoir(CLASSES).counts())
+
+    assert is_odd.tolist() == [False] * 2 + [True] * 3 + [False, True] + [False] * 2
+
+
 def test_one_sample_without_a_batch_dimension_is_kept():
     logits, target = numbered(2)
 
