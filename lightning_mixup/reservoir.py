@@ -40,15 +40,14 @@ class _Chunk(NamedTuple):
 
     def is_odd(self) -> NDArray[np.bool_]:
         """Returns whether each sample's position is odd; those of an image are in one half."""
-        return self.place // self.per_position % 2 == 1
+        odd: NDArray[np.bool_] = self.place // self.per_position % 2 == 1
+        return odd
 
     def above(self, lowest: int) -> _Chunk:
         """Returns what is of a level and above."""
         stays = np.flatnonzero(_levels(self.place) >= lowest)
         index = torch.from_numpy(stays).to(self.logits.device, non_blocking=True)
-        return _Chunk(
-            self.place[stays], self.logits[index], self.target[index], self.per_position
-        )
+        return _Chunk(self.place[stays], self.logits[index], self.target[index], self.per_position)
 
 
 class Reservoir:
