@@ -180,10 +180,11 @@ def _derivatives(lead: Tensor, beta: float) -> list[float]:
     slope = curvature = 0.0
     for chunk in torch.split(lead, max(1, _CHUNK // max(1, lead.shape[1]))):
         # A class that is ruled out has no weight at beta > 0; at 0, it stays ruled out.
-        x = chunk.double()
-        p = torch.where(x == -math.inf, -math.inf, beta * x).softmax(1)
+        # Classes first: of two, sums over the last dimension take three times as long.
+        x = chunk.T.contiguous().double()
+        p = torch.where(x == -math.inf, -math.inf, beta * x).softmax(0)
         x = x.masked_fill(x == -math.inf, 0)
-        mean = (p * x).sum(1, keepdim=True)
+        mean = (p * x).sum(0)
         slope += float(mean.sum())
         curvature += float((p * (x - mean).square()).sum())
     return [slope, curvature]

@@ -79,6 +79,22 @@ def test_processes_keep_together_what_one_does(capacity, world_size):
     assert [one.equal(other) for one, other in zip(together, whole, strict=True)] == [True] * 3
 
 
+def test_what_one_process_has_no_room_for_no_other_keeps():
+    """Else a process with little data would be over-represented."""
+    sizes = (2000, 40)
+    ranks = [
+        filled([numbered(size)], rank=rank, world_size=2, capacity=500 * CLASSES)
+        for rank, size in enumerate(sizes)
+    ]
+
+    counts = sum(each.counts() for each in ranks)
+    shares = [
+        len(each.keep(counts).target) / size for each, size in zip(ranks, sizes, strict=True)
+    ]
+
+    assert shares == pytest.approx([0.2, 0.2], abs=0.15)
+
+
 def test_processes_cut_samples_into_rows_as_one_does():
     """Tokens, flattened by the step: sample 1 of 3 tokens is the second process's first."""
     logits, target = numbered(10 * 3)
