@@ -22,7 +22,7 @@ from lightning_mixup.interception import Interception, without_module
 from lightning_mixup.loss_probe import LossProbe
 from lightning_mixup.observation import Observation
 from lightning_mixup.plot import report_plot
-from lightning_mixup.publishing import Publisher
+from lightning_mixup.publishing import Publisher, warning_of
 from lightning_mixup.record import Record
 from lightning_mixup.repeats import Rows, rows_of, rows_per_sample, without_repeats
 from lightning_mixup.report import Entry, print_entry
@@ -145,10 +145,11 @@ class CalibrationMonitor(Callback):
 
         An entry ``"val"``, ``"test"`` or, of several loaders, ``"val/dataloader_idx_0"`` holds the
         figures of :class:`CalibrationStatistics` by name; ``"temperature"``, the best T to divide
-        logits by, and ``"ece_at_temperature"`` and likewise ``confidence_gap``, ``nll`` and
-        ``brier``, each half of the samples scaled by the other half's best; ``"verdict"``, a
-        sentence; ``"bins"``, the sums behind the reliability diagram; and ``"history"``, lists of
-        the figures after each epoch. What is not known is None. ``calibration.json`` is the same.
+        logits by, and ``"ece_at_temperature"`` and likewise ``noise_floor``, ``confidence_gap``,
+        ``nll`` and ``brier``, each half of the samples scaled by the other half's best;
+        ``"verdict"``, a sentence; ``"bins"``, the sums behind the reliability diagram; and
+        ``"history"``, lists of the figures after each epoch. What is not known is None.
+        ``calibration.json`` is the same.
 
         Example:
             >>> CalibrationMonitor().report()  # before any run
@@ -194,6 +195,7 @@ class CalibrationMonitor(Callback):
         """Says so where there will be nothing to report."""
         self._publisher = Publisher(self.prefix, pictures=self.pictures)
         self._record.start()
+        self._tallies.pop("val", None)  # or a fit without validation would report on it
         if not trainer.enable_validation and not trainer.barebones:
             self._say(
                 "there is no val_ece, as fit has no validation loader, limit_val_batches is 0, or "
@@ -286,6 +288,7 @@ class CalibrationMonitor(Callback):
 
     def _start_watching(self, trainer: Trainer, module: LightningModule, stage: str) -> None:
         self._stop_watching()
+        self._tallies.pop(stage, None)
         if trainer.barebones:  # which logs nothing
             return
         self._stage = stage
@@ -399,7 +402,8 @@ class CalibrationMonitor(Callback):
             return
         if logging.getLogger("lightning.pytorch").isEnabledFor(logging.INFO):
             for name in new:
-                print_entry(report[name], f"{self.prefix}{name}")
+                with warning_of("printed"):
+                    print_entry(report[name], f"{self.prefix}{name}")
         self._publisher.publish(trainer, report, new)
 
     def _log_all(

@@ -25,7 +25,7 @@ from lightning_mixup.report import as_json
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-__all__ = ["Publisher"]
+__all__ = ["Publisher", "warning_of"]
 
 # By the names of Lightning's loggers, which are the same in its two packages.
 _SHOW: dict[str, Callable[[Any, str, NDArray[np.uint8], int], object]] = {
@@ -48,7 +48,7 @@ class Publisher:
     """Puts a report where people look for it; on the first process alone.
 
     Args:
-        prefix: Put in front of every name.
+        prefix: Put in front of every name; in those of files, a slash becomes an underscore.
         pictures: Whether to draw, where matplotlib is installed.
     """
 
@@ -71,10 +71,10 @@ class Publisher:
         for name in names:
             self._log(trainer, name, report[name], step)
             if self._pictures and find_spec("matplotlib") is not None:
-                with _warning_of("drawn"):
+                with warning_of("drawn"):
                     self._draw(trainer, name, report[name], step, folder)
         if folder is not None:
-            with _warning_of("saved"):
+            with warning_of("saved"):
                 self._write(folder, "calibration.json", as_json(report).encode())
 
     def _log(self, trainer: Trainer, name: str, entry: Mapping[str, Any], step: int) -> None:
@@ -86,7 +86,7 @@ class Publisher:
             if entry[each] is not None
         }
         for logger in trainer.loggers:
-            with _warning_of("logged"):
+            with warning_of("logged"):
                 logger.log_metrics(final, step)
 
     def _draw(
@@ -98,7 +98,7 @@ class Publisher:
         figure = report_plot(entry, title=f"{self._prefix}{name}")
         tag = f"{self._prefix}calibration/{name}"
         for logger, show in takers:
-            with _warning_of("handed to a logger"):
+            with warning_of("handed to a logger"):
                 show(logger, tag, _pixels(figure), step)
         if not takers and folder is not None:
             short = name.replace("/dataloader_idx", "")
@@ -108,7 +108,7 @@ class Publisher:
 
     def _write(self, folder: str, name: str, content: bytes) -> None:
         """Writes a file at once or not at all, and over none but those of this run."""
-        path = os.path.join(folder, self._prefix + name)
+        path = os.path.join(folder, self._prefix.replace("/", "_").replace("\\", "_") + name)
         files = get_filesystem(folder)
         if path not in self._own:
             self._own[path] = _unused(files, path)
@@ -159,8 +159,8 @@ def _pixels(figure: Figure) -> NDArray[np.uint8]:
 
 
 @contextmanager
-def _warning_of(what: str) -> Iterator[None]:
-    """Turns an error into a warning."""
+def warning_of(what: str) -> Iterator[None]:
+    """Turns an error into a warning; `what` could not be done with the report."""
     try:
         yield
     except Exception as error:

@@ -53,8 +53,8 @@ def make_entry(
 
     Example:
         >>> bins = ReliabilityBins(*torch.tensor([[0.0, 2.0], [0.0, 1.0], [0.0, 1.5]]))
-        >>> figures = {"ece": 0.25, "temperature": None, "ece_at_temperature": None}
-        >>> make_entry(figures, bins)["bins"]["correct"]
+        >>> unknown = ("temperature", "ece_at_temperature", "noise_floor_at_temperature")
+        >>> make_entry({"ece": 0.25, **dict.fromkeys(unknown)}, bins)["bins"]["correct"]
         [0.0, 1.0]
     """
     entry: Entry = {name: _known(name, figure) for name, figure in figures.items()}
@@ -97,16 +97,18 @@ def print_entry(entry: Mapping[str, Any], name: str) -> None:
         from rich.box import SIMPLE_HEAD
         from rich.console import Console
         from rich.table import Table
+        from rich.text import Text
     except ImportError:
         print(as_text(entry, name))
         return
     heading, *rows = _cells(entry)
-    table = Table(title=_title(entry, name), title_justify="left", box=SIMPLE_HEAD)
+    table = Table(box=SIMPLE_HEAD)
     for number, cell in enumerate(heading):
         table.add_column(cell, justify="right" if number else "left")
     for row in rows:
         table.add_row(*row)
     console = Console(highlight=False)
+    console.print(Text(_title(entry, name), style="italic"))
     console.print(table)
     console.print(*_notes(entry), sep="\n", markup=False)
 
@@ -125,7 +127,8 @@ def as_text(entry: Mapping[str, Any], name: str) -> str:
 def _title(entry: Mapping[str, Any], name: str) -> str:
     epochs = entry["history"].get("epoch")
     after = f" after epoch {epochs[-1]}" if epochs else ""
-    return f"Calibration of {name}{after}: {entry['count']:,} samples"
+    count = entry["count"]
+    return f"Calibration of {name}{after}: {count:,} sample{'' if count == 1 else 's'}"
 
 
 def _cells(entry: Mapping[str, Any]) -> list[list[str]]:
@@ -147,7 +150,8 @@ def _cells(entry: Mapping[str, Any]) -> list[list[str]]:
 
 
 def _formatted(figure: float | None, form: str) -> str:
-    return "" if figure is None else f"{figure:{form}}".replace("-", "\N{MINUS SIGN}")
+    # With a plain hyphen, as a redirected standard output on Windows has no minus sign.
+    return "" if figure is None else f"{figure:{form}}"
 
 
 def _notes(entry: Mapping[str, Any]) -> list[str]:

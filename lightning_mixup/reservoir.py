@@ -36,12 +36,18 @@ class _Chunk(NamedTuple):
     place: NDArray[np.int64]  # (M,) where each sample is in the data
     logits: Tensor  # (M, C)
     target: Tensor  # (M,)
+    per_position: int  # places in each position, such as the pixels of an image
+
+    def is_odd(self) -> NDArray[np.bool_]:
+        """Returns whether each sample's position is odd; those of an image are in one half."""
+        odd: NDArray[np.bool_] = self.place // self.per_position % 2 == 1
+        return odd
 
     def above(self, lowest: int) -> _Chunk:
         """Returns what is of a level and above."""
         stays = np.flatnonzero(_levels(self.place) >= lowest)
         index = torch.from_numpy(stays).to(self.logits.device, non_blocking=True)
-        return _Chunk(self.place[stays], self.logits[index], self.target[index])
+        return _Chunk(self.place[stays], self.logits[index], self.target[index], self.per_position)
 
 
 class Reservoir:
@@ -74,7 +80,6 @@ class Reservoir:
         self._room = capacity // classes
         self._rank, self._world_size = rank, world_size
         self._rows = 0  # seen of dimension 0
-        self._places = 1  # in each row; those of an image are in one half
         self._lowest = 0  # the level below which nothing is kept
         self._chunks: list[_Chunk] = []
         self._size = 0  # of all chunks
@@ -96,15 +101,16 @@ class Reservoir:
         sample, within = np.divmod(rows, rows_per_sample)
         position = (sample * self._world_size + self._rank) * rows_per_sample + within
 
-        self._places = math.prod(target.shape[1:])
-        place = (position[:, None] * self._places + np.arange(self._places)).ravel()
+        per_position = math.prod(target.shape[1:])  # which may differ from batch to batch
+        place = (position[:, None] * per_position + np.arange(per_position)).ravel()
         self.seen += place.size
         if not self._lowest and self._size + place.size <= self._room:
             kept, self._counts = None, None
         else:
             kept = self._make_room(place)
         if kept is None or len(kept):
-            chunk = _Chunk(place if kept is None else place[kept], *_copied(logits, target, kept))
+            place = place if kept is None else place[kept]
+            chunk = _Chunk(place, *_copied(logits, target, kept), per_position)
             self._chunks.append(chunk)
             self._size += len(chunk.place)
 
@@ -129,14 +135,16 @@ class Reservoir:
         if not self._chunks:
             none = torch.zeros(0, dtype=torch.int64)
             return Kept(torch.zeros(0, 2), none, none.bool())
-        place, logits, target = zip(*self._chunks, strict=True)
-        is_odd = torch.from_numpy(np.concatenate(place) // self._places % 2 == 1)
-        return Kept(torch.cat(logits).cpu(), torch.cat(target).long().cpu(), is_odd)
+        logits = torch.cat([chunk.logits for chunk in self._chunks])
+        target = torch.cat([chunk.target for chunk in self._chunks])
+        is_odd = np.concatenate([chunk.is_odd() for chunk in self._chunks])
+        return Kept(logits.cpu(), target.long().cpu(), torch.from_numpy(is_odd))
 
     def leave_device(self) -> None:
         """Moves what is kept to the CPU, as the device is needed for other things."""
         self._chunks = [
-            _Chunk(chunk.place, chunk.logits.cpu(), chunk.target.cpu()) for chunk in self._chunks
+            chunk._replace(logits=chunk.logits.cpu(), target=chunk.target.cpu())
+            for chunk in self._chunks
         ]
 
     def _make_room(self, place: NDArray[np.int64]) -> NDArray[np.int64]:

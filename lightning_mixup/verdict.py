@@ -26,7 +26,10 @@ _DRAWS = 4000
 _LEVEL = 0.01
 _BLIND = 0.075  # where chance may bring about a larger ECE, samples are too few
 _NEGLIGIBLE = 0.005  # an ECE on which no decision hangs, however surely it is measured
+_CANCELLED = 0.5  # of the ECE: a gap below that is the smaller part of it
+_FAR = 3  # times the noise floor, and chance is out of the question
 _MENDED = 0.9  # what a temperature leaves of the ECE, at most, to be worth a word
+_MAYBE_CHANCE = 2  # times the noise floor: about the most that chance brings about
 _GOAL = 0.01  # the noise floor to ask for more samples for
 
 
@@ -96,12 +99,14 @@ def verdict_on(bins: ReliabilityBins, temperature: Mapping[str, Any]) -> str:
 
     Args:
         bins: The sums of all samples.
-        temperature: ``"temperature"`` and ``"ece_at_temperature"``, as by
+        temperature: ``"temperature"``, ``"ece_at_temperature"`` and
+            ``"noise_floor_at_temperature"``, as by
             :func:`lightning_mixup.temperature.cross_fit`.
 
     Example:
         >>> bins = ReliabilityBins(*torch.tensor([[1000.0], [700.0], [900.0]]).double())
         >>> at_best = {"temperature": 2.5, "ece_at_temperature": 0.012}
+        >>> at_best["noise_floor_at_temperature"] = 0.012
         >>> print(verdict_on(bins, at_best))
         Over-confident by 0.200: it claims 0.900 and is right 0.700 of the time; ECE 0.200 is far
         above the noise floor of 0.008, and logits divided by T = 2.50 would bring it to 0.012.
@@ -118,14 +123,16 @@ def verdict_on(bins: ReliabilityBins, temperature: Mapping[str, Any]) -> str:
             f"Well calibrated: ECE {_short(ece)} is more than chance (noise floor "
             f"{_short(float(bins.noise_floor()))}), but too little to matter."
         )
-    if is_biased:
+    is_mixed = abs(gap) < _CANCELLED * ece and ece > _FAR * float(bins.noise_floor())
+    if is_biased and not is_mixed:
         claim = (
             f"{'Over' if gap > 0 else 'Under'}-confident by {_short(abs(gap))}: it claims "
             f"{_short(float(bins.mean_confidence()))} and is right "
             f"{_short(float(bins.accuracy()))} of the time"
         )
     else:
-        claim = "Over-confident in some bins and under-confident in others, which cancels out"
+        rest = f"mostly cancels out (gap {gap:+.3f})" if is_biased else "cancels out"
+        claim = f"Over-confident in some bins and under-confident in others, which {rest}"
     return f"{claim}; {_against_floor(bins, chance)}, and {_remedy(bins, temperature)}."
 
 
@@ -148,21 +155,29 @@ def _against_floor(bins: ReliabilityBins, chance: Chance) -> str:
     ece, floor = float(bins.expected_calibration_error()), float(bins.noise_floor())
     if ece <= chance.ece:
         return f"ECE {_short(ece)} alone might be chance (noise floor {_short(floor)})"
-    far = "far " if ece > 3 * floor else ""
+    far = "far " if ece > _FAR * floor else ""
     return f"ECE {_short(ece)} is {far}above the noise floor of {_short(floor)}"
 
 
 def _remedy(bins: ReliabilityBins, temperature: Mapping[str, Any]) -> str:
     best, mended = temperature["temperature"], temperature["ece_at_temperature"]
+    floor = temperature["noise_floor_at_temperature"]
     if best is None and bins.accuracy() == 1:
         return "no temperature is best where every sample is right"
     if best is None:
         return "no temperature mends that, as the logits tell nothing of the labels"
-    if mended is None:
-        return f"too few samples are wrong to tell what T = {best:.2f} would mend"
+    divided = f"logits divided by T = {_of_three_digits(best)}"
+    if mended is None or floor is None:
+        return f"{divided} might help: half of the samples do not suffice to tell"
     if mended < _MENDED * float(bins.expected_calibration_error()):
-        return f"logits divided by T = {best:.2f} would bring it to {_short(mended)}"
-    return f"no temperature mends that: at the best, T = {best:.2f}, it is {_short(mended)}"
+        return f"{divided} would bring it to {_short(mended)}"
+    if mended <= _MAYBE_CHANCE * floor:
+        return f"{divided} might help: their ECE, {_short(mended)}, may be chance"
+    return f"no temperature mends that: {divided}, the best, would have {_short(mended)}"
+
+
+def _of_three_digits(number: float) -> str:
+    return f"{number:.2f}" if 0.1 <= number < 1000 else f"{number:.3g}"
 
 
 def _short(figure: float) -> str:

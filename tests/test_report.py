@@ -1,6 +1,7 @@
 """Tests for the report of a run: table, verdict, temperature, file and pictures, in a Trainer."""
 
 import csv
+import io
 import json
 import logging
 import math
@@ -8,6 +9,7 @@ import sys
 
 import pytest
 import torch
+from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loggers import CSVLogger
 from lightning.pytorch.loggers.logger import Logger
@@ -180,6 +182,31 @@ def test_a_sanity_check_is_no_end_of_a_run(make_trainer):
     assert callback.monitor.report() == {}
 
 
+def test_a_fit_without_validation_does_not_report_on_the_one_before(
+    make_trainer, capsys, tmp_path
+):
+    callback, module = MixupCallback(), Classifier()
+    make_trainer(callbacks=[callback]).fit(module, make_loader(), make_loader(40))
+    capsys.readouterr()
+
+    make_trainer(callbacks=[callback]).fit(module, make_loader())
+
+    assert callback.monitor.report() == {}
+    assert "Calibration of" not in capsys.readouterr().out
+    assert [path.name for path in tmp_path.glob("calibration*")] == [FILE]
+
+
+@pytest.mark.filterwarnings("ignore:`Trainer.barebones=True")
+def test_a_barebones_test_does_not_report_on_the_one_before(make_trainer, capsys):
+    monitor = evaluated(drawn(), make_trainer(callbacks=[CalibrationMonitor()]), stage="test")
+    capsys.readouterr()
+
+    evaluated(drawn(), Trainer(callbacks=[monitor], barebones=True), stage="test")
+
+    assert monitor.report() == {}
+    assert "Calibration of" not in capsys.readouterr().out
+
+
 def test_what_cannot_be_read_has_no_report(make_trainer, tmp_path):
     class Opaque(Classifier):
         def validation_step(self, batch, batch_idx):
@@ -280,6 +307,43 @@ def test_who_quiets_lightning_quiets_the_report(make_trainer, capsys):
     assert capsys.readouterr().out == ""
 
 
+@pytest.mark.parametrize("has_rich", [True, False])
+def test_a_terminal_without_unicode_shows_the_report(make_trainer, monkeypatch, has_rich):
+    """Such as a standard output that Windows redirects to a file."""
+    if not has_rich:
+        monkeypatch.setitem(sys.modules, "rich.console", None)
+    screen = io.TextIOWrapper(io.BytesIO(), encoding="ascii")
+    monkeypatch.setattr(sys, "stdout", screen)
+
+    evaluated(drawn(1 / 3), make_trainer(callbacks=[CalibrationMonitor()]), stage="test")
+
+    screen.flush()
+    printed = screen.buffer.getvalue().decode("ascii")
+    assert "Under-confident by 0." in printed
+    assert " -0." in printed
+
+
+def test_what_cannot_be_printed_is_a_warning(make_trainer, monkeypatch, tmp_path):
+    screen = io.StringIO()
+    screen.close()
+    monkeypatch.setattr(sys, "stdout", screen)
+    trainer = make_trainer(callbacks=[CalibrationMonitor()])
+
+    with pytest.warns(match="could not be printed: ValueError: I/O operation on closed file"):
+        evaluated(drawn(), trainer, stage="test")
+
+    assert (tmp_path / FILE).exists()
+
+
+def test_names_are_printed_as_they_are(make_trainer, capsys):
+    """To rich, brackets would be markup."""
+    trainer = make_trainer(callbacks=[CalibrationMonitor(prefix="[/b]")])
+
+    evaluated(drawn(), trainer, stage="test")
+
+    assert "Calibration of [/b]test: 2,000 samples" in capsys.readouterr().out
+
+
 def test_without_a_best_temperature_the_table_has_one_column(make_trainer):
     x = 2 * torch.eye(3)[torch.arange(30) % 3]
     loader = DataLoader(TensorDataset(x, torch.arange(30) % 3), batch_size=10)
@@ -347,6 +411,15 @@ def test_prefixes_keep_the_files_of_two_monitors_apart(make_trainer, tmp_path):
 
     names = {path.name for path in tmp_path.glob("*calibration*")}
     assert names == {FILE, f"other_{FILE}"}
+
+
+def test_a_prefix_with_a_slash_is_one_name(make_trainer, tmp_path):
+    """TensorBoard groups figures by such prefixes."""
+    trainer = make_trainer(callbacks=[CalibrationMonitor(prefix="clean/")])
+
+    evaluated(drawn(), trainer, stage="test")
+
+    assert [path.name for path in tmp_path.rglob("*")] == [f"clean_{FILE}"]
 
 
 def test_infinite_figures_are_null_in_the_file_and_infinite_in_the_report(make_trainer, tmp_path):
@@ -529,7 +602,11 @@ def test_an_entry_says_what_was_left_out():
     figures = dict.fromkeys(
         ["accuracy", "ece", "noise_floor", "confidence_gap", "nll", "brier", "temperature"], 0.5
     )
-    none = {"ece_at_temperature": None, "count": 10.0, "temperature_samples": 10}
+    none = {
+        **dict.fromkeys(["ece_at_temperature", "noise_floor_at_temperature"]),
+        "count": 10.0,
+        "temperature_samples": 10,
+    }
 
     entry = make_entry({**figures, **none, "nonfinite": 1234.0}, bins)
 

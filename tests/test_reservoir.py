@@ -79,6 +79,22 @@ def test_processes_keep_together_what_one_does(capacity, world_size):
     assert [one.equal(other) for one, other in zip(together, whole, strict=True)] == [True] * 3
 
 
+def test_what_one_process_has_no_room_for_no_other_keeps():
+    """Else a process with little data would be over-represented."""
+    sizes = (2000, 40)
+    ranks = [
+        filled([numbered(size)], rank=rank, world_size=2, capacity=500 * CLASSES)
+        for rank, size in enumerate(sizes)
+    ]
+
+    counts = sum(each.counts() for each in ranks)
+    shares = [
+        len(each.keep(counts).target) / size for each, size in zip(ranks, sizes, strict=True)
+    ]
+
+    assert shares == pytest.approx([0.2, 0.2], abs=0.15)
+
+
 def test_processes_cut_samples_into_rows_as_one_does():
     """Tokens, flattened by the step: sample 1 of 3 tokens is the second process's first."""
     logits, target = numbered(10 * 3)
@@ -132,6 +148,15 @@ def test_maps_keep_each_pixel_with_its_label_and_an_image_in_one_half(capacity):
     assert kept.equal(logits.movedim(1, -1).reshape(-1, CLASSES)[number])
     assert labels.equal(number % CLASSES)
     assert is_odd.equal(number // 15 % 2 == 1)
+
+
+def test_maps_of_several_sizes_keep_each_image_in_one_half():
+    """Sentences, say, that each batch pads to the longest of its own."""
+    sizes = [(1, 2), (1, 3), (2, 1), (1, 2)]
+
+    *_, is_odd = filled(numbered(*size) for size in sizes).keep(Reservoir(CLASSES).counts())
+
+    assert is_odd.tolist() == [False] * 2 + [True] * 3 + [False, True] + [False] * 2
 
 
 def test_one_sample_without_a_batch_dimension_is_kept():

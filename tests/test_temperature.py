@@ -109,6 +109,16 @@ def test_classes_that_are_ruled_out_stay_so():
     assert best_temperature(wider, target) == pytest.approx(best_temperature(logits, target))
 
 
+def test_samples_whose_own_class_is_ruled_out_say_nothing():
+    """Their loss is infinite at every temperature."""
+    logits, target = drawn(2.0)
+    best = best_temperature(logits[3:], target[3:])
+
+    logits[range(3), target[:3]] = -torch.inf
+
+    assert best_temperature(logits, target) == best
+
+
 def test_half_precision_is_widened():
     logits, target = drawn()
     rounded = logits.half()
@@ -136,6 +146,11 @@ def test_figures_at_the_temperature_are_those_of_each_half_scaled_by_the_others(
     brier = (p - one_hot).square().sum(1).mean().item()
     assert figures["brier_at_temperature"] == pytest.approx(brier, abs=1e-6)
     assert figures["confidence_gap_at_temperature"] == pytest.approx(gap.item(), abs=1e-6)
+    # About: the mean deviation of a normal variable, in each of 15 bins.
+    place = (15 * p.amax(1)).long()
+    count, sums = place.bincount(), place.bincount(p.amax(1))
+    floor = (sums - sums.square() / count).nan_to_num().mul(2 / torch.pi).sqrt().sum() / len(p)
+    assert figures["noise_floor_at_temperature"] == pytest.approx(floor.item(), abs=1e-5)
 
 
 def test_without_errors_in_one_half_there_is_a_temperature_and_no_figures_at_it():

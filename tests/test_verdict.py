@@ -8,7 +8,7 @@ from lightning_mixup.calibration import CalibrationStatistics
 from lightning_mixup.reliability import ReliabilityBins
 from lightning_mixup.verdict import chance_of, verdict_on
 
-UNKNOWN = {"temperature": None, "ece_at_temperature": None}
+UNKNOWN = dict.fromkeys(["temperature", "ece_at_temperature", "noise_floor_at_temperature"])
 
 
 def bins_of(size, temperature, scale=2.0, classes=10):
@@ -67,6 +67,14 @@ def test_what_cancels_out_is_found():
     assert "ECE 0.100 is far above the noise floor of 0.005" in verdict
 
 
+def test_a_small_remainder_of_what_cancels_out_is_not_the_main_thing():
+    """However sure: an ECE of 0.1 is not told by "over-confident by 0.005"."""
+    verdict = verdict_on(made((50_000, 0.395, 0.5), (50_000, 0.895, 0.8)), UNKNOWN)
+
+    assert verdict.startswith("Over-confident in some bins and under-confident in others, which")
+    assert "which mostly cancels out (gap +0.005); ECE 0.100 is far above" in verdict
+
+
 def test_what_is_sure_but_small_is_called_small():
     verdict = verdict_on(made((10_000_000, 0.897, 0.9)), UNKNOWN)
 
@@ -85,16 +93,18 @@ def test_a_gap_that_is_sure_where_the_ece_is_not_is_told_apart():
 
 
 @pytest.mark.parametrize(
-    ("best", "mended", "words"),
+    ("best", "mended", "floor", "words"),
     [
-        (2.5, 0.01, "logits divided by T = 2.50 would bring it to 0.010."),
-        (1.02, 0.195, "no temperature mends that: at the best, T = 1.02, it is 0.195."),
-        (None, None, "no temperature mends that, as the logits tell nothing of the labels."),
-        (0.3, None, "too few samples are wrong to tell what T = 0.30 would mend."),
+        (2.5, 0.01, 0.01, "logits divided by T = 2.50 would bring it to 0.010."),
+        (0.00123, 0.01, 0.01, "logits divided by T = 0.00123 would bring it to 0.010."),
+        (1.02, 0.195, 0.01, "that: logits divided by T = 1.02, the best, would have 0.195."),
+        (2.5, 0.19, 0.1, "divided by T = 2.50 might help: their ECE, 0.190, may be chance."),
+        (None, None, None, "no temperature mends that, as the logits tell nothing of the labels."),
+        (0.3, None, None, "T = 0.30 might help: half of the samples do not suffice to tell."),
     ],
 )
-def test_it_says_what_a_temperature_would_mend(best, mended, words):
-    at_best = {"temperature": best, "ece_at_temperature": mended}
+def test_it_says_what_a_temperature_would_mend(best, mended, floor, words):
+    at_best = dict(zip(UNKNOWN, [best, mended, floor], strict=True))
 
     assert verdict_on(made((1000, 0.7, 0.9)), at_best).endswith(words)
 
