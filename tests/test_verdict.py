@@ -75,6 +75,12 @@ def test_a_small_remainder_of_what_cancels_out_is_not_the_main_thing():
     assert "which mostly cancels out (gap +0.005); ECE 0.100 is far above" in verdict
 
 
+def test_bins_that_chance_may_have_made_differ_are_not_said_to():
+    bins = made(*[(100, s / 15 - (0.11, -0.05)[s % 2], s / 15) for s in range(2, 15)])
+
+    assert verdict_on(bins, UNKNOWN).startswith("Over-confident by 0.03")
+
+
 def test_what_is_sure_but_small_is_called_small():
     verdict = verdict_on(made((10_000_000, 0.897, 0.9)), UNKNOWN)
 
