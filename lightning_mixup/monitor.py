@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import functools
 import inspect
 import logging
 from collections.abc import Callable
@@ -281,7 +282,12 @@ class CalibrationMonitor(Callback):
     def on_exception(
         self, trainer: Trainer, pl_module: LightningModule, exception: BaseException
     ) -> None:
-        """Leaves the module as it was found."""
+        """Leaves the module as it was found, and reports on a fit that its user has stopped."""
+        # Alone: other processes may not get here, and this one would wait for them.
+        stopped = isinstance(exception, KeyboardInterrupt) and trainer.world_size == 1
+        if stopped and trainer.state.fn == TrainerFn.FITTING:
+            self.on_train_end(trainer, pl_module)
+            self._publish(trainer)
         self._forget()
 
     # What.
@@ -479,6 +485,12 @@ class CalibrationMonitor(Callback):
         is_new = topic not in self._said
         self._said.add(topic)
         return is_new
+
+
+# Lightning takes it for one that has no state, of which there may be two with the same prefix.
+functools.update_wrapper(
+    CalibrationMonitor.state_dict, Callback.state_dict, assigned=(), updated=()
+)
 
 
 def default_monitor() -> CalibrationMonitor:

@@ -17,8 +17,8 @@ from torch import Tensor
 
 __all__ = ["Kept", "Reservoir"]
 
-# 40 MB of float32: all of 1,000,000 samples of ten classes, or 10,000 of a thousand.
-_CAPACITY = 10_000_000
+# 20 MB of float32: all of 500,000 samples of ten classes, or 5,000 of a thousand.
+_CAPACITY = 5_000_000
 _LEVELS = 66  # of a hash of 64 bits, and one beyond, at which nothing is kept
 
 
@@ -33,21 +33,11 @@ class Kept(NamedTuple):
 class _Chunk(NamedTuple):
     """What is kept of one batch."""
 
-    place: NDArray[np.int64]  # (M,) where each sample is in the data
+    rows: range  # of dimension 0, among all that this process has seen
+    per_row: int  # samples in each row, such as the pixels of an image
+    kept: NDArray[np.int64] | None  # which of them are kept; None for all
     logits: Tensor  # (M, C)
     target: Tensor  # (M,)
-    per_position: int  # places in each position, such as the pixels of an image
-
-    def is_odd(self) -> NDArray[np.bool_]:
-        """Returns whether each sample's position is odd; those of an image are in one half."""
-        odd: NDArray[np.bool_] = self.place // self.per_position % 2 == 1
-        return odd
-
-    def above(self, lowest: int) -> _Chunk:
-        """Returns what is of a level and above."""
-        stays = np.flatnonzero(_levels(self.place) >= lowest)
-        index = torch.from_numpy(stays).to(self.logits.device, non_blocking=True)
-        return _Chunk(self.place[stays], self.logits[index], self.target[index], self.per_position)
 
 
 class Reservoir:
@@ -61,6 +51,8 @@ class Reservoir:
         rank: This process, of `world_size`; process r of R is taken to see the samples r, r + R,
             r + 2R, …, as ``DistributedSampler`` hands them out without a shuffle.
         world_size: The number of processes.
+        rows_per_sample: Into how many rows each sample was cut, such as its tokens, where
+            dimension 0 counts these.
         capacity: How many logits there is room for, in all processes together.
 
     Attributes:
@@ -74,45 +66,46 @@ class Reservoir:
     """
 
     def __init__(
-        self, classes: int, *, rank: int = 0, world_size: int = 1, capacity: int = _CAPACITY
+        self,
+        classes: int,
+        *,
+        rank: int = 0,
+        world_size: int = 1,
+        rows_per_sample: int = 1,
+        capacity: int = _CAPACITY,
     ) -> None:
         self.seen = 0
         self._room = capacity // classes
         self._rank, self._world_size = rank, world_size
+        self._rows_per_sample = rows_per_sample
         self._rows = 0  # seen of dimension 0
         self._lowest = 0  # the level below which nothing is kept
         self._chunks: list[_Chunk] = []
         self._size = 0  # of all chunks
         self._counts: NDArray[np.int64] | None = None  # of all chunks by level, once asked for
 
-    def add(self, logits: Tensor, target: Tensor, *, rows_per_sample: int = 1) -> None:
+    def add(self, logits: Tensor, target: Tensor) -> None:
         r"""Adds a batch; waits for no device.
 
         Args:
             logits: Of shape (N, C, \*), or (C,) for one sample. What is kept is copied.
             target: Of shape (N, \*), or ().
-            rows_per_sample: Into how many rows a sample was cut, such as its tokens, where N
-                counts these.
         """
         if not target.ndim:
             logits, target = logits[None], target[None]
-        rows = np.arange(self._rows, self._rows + len(target))
-        self._rows += len(target)
-        sample, within = np.divmod(rows, rows_per_sample)
-        position = (sample * self._world_size + self._rank) * rows_per_sample + within
-
-        per_position = math.prod(target.shape[1:])  # which may differ from batch to batch
-        place = (position[:, None] * per_position + np.arange(per_position)).ravel()
-        self.seen += place.size
-        if not self._lowest and self._size + place.size <= self._room:
-            kept, self._counts = None, None
+        shape = target.shape
+        rows, per_row = range(self._rows, self._rows + shape[0]), math.prod(shape[1:])
+        self._rows += shape[0]
+        self.seen += shape[0] * per_row
+        kept = None
+        if self._lowest or self._size + shape[0] * per_row > self._room:
+            kept = self._make_room(rows, per_row)
+            if not len(kept):
+                return
         else:
-            kept = self._make_room(place)
-        if kept is None or len(kept):
-            place = place if kept is None else place[kept]
-            chunk = _Chunk(place, *_copied(logits, target, kept), per_position)
-            self._chunks.append(chunk)
-            self._size += len(chunk.place)
+            self._counts = None
+        self._chunks.append(_Chunk(rows, per_row, kept, *_copied(logits, target, kept)))
+        self._size += shape[0] * per_row if kept is None else len(kept)
 
     def counts(self) -> NDArray[np.int64]:
         """Returns how many samples of each level are kept, to be added up over processes.
@@ -121,7 +114,7 @@ class Reservoir:
         """
         if self._counts is None:
             nothing = np.zeros(_LEVELS, dtype=np.int64)
-            self._counts = sum((_histogram(each.place) for each in self._chunks), nothing)
+            self._counts = sum(map(self._histogram, self._chunks), nothing)
         self._counts[: self._lowest] = self._room + 1
         return self._counts
 
@@ -137,8 +130,10 @@ class Reservoir:
             return Kept(torch.zeros(0, 2), none, none.bool())
         logits = torch.cat([chunk.logits for chunk in self._chunks])
         target = torch.cat([chunk.target for chunk in self._chunks])
-        is_odd = np.concatenate([chunk.is_odd() for chunk in self._chunks])
-        return Kept(logits.cpu(), target.long().cpu(), torch.from_numpy(is_odd))
+        # Those of one image are in one half.
+        odd = [self._places(chunk) // chunk.per_row % 2 == 1 for chunk in self._chunks]
+        is_odd = torch.from_numpy(np.concatenate(odd))
+        return Kept(logits.cpu(), target.long().cpu(), is_odd)
 
     def leave_device(self) -> None:
         """Moves what is kept to the CPU, as the device is needed for other things."""
@@ -147,29 +142,48 @@ class Reservoir:
             for chunk in self._chunks
         ]
 
-    def _make_room(self, place: NDArray[np.int64]) -> NDArray[np.int64]:
+    def _make_room(self, rows: range, per_row: int) -> NDArray[np.int64]:
         """Lets go of levels until new samples fit, and returns the indices of those that do."""
-        self._counts = self.counts() + _histogram(place)
+        levels = _levels(self._places_in(rows, per_row))
+        self._counts = self.counts() + np.bincount(levels, minlength=_LEVELS)
         self._raise(_lowest_that_fits(self._counts, self._room))
-        return np.flatnonzero(_levels(place) >= self._lowest)
+        return np.flatnonzero(levels >= self._lowest)
 
     def _raise(self, lowest: int) -> None:
         """Lets go of what is below a level."""
         if lowest > self._lowest:
             self._lowest = lowest
-            left = (chunk.above(lowest) for chunk in self._chunks)
-            self._chunks = [chunk for chunk in left if len(chunk.place)]
-            self._size = sum(len(chunk.place) for chunk in self._chunks)
+            left = map(self._thinned, self._chunks)
+            self._chunks = [chunk for chunk in left if len(chunk.target)]
+            self._size = sum(len(chunk.target) for chunk in self._chunks)
+
+    def _thinned(self, chunk: _Chunk) -> _Chunk:
+        """Returns what of a chunk is not below the lowest level."""
+        stays = np.flatnonzero(_levels(self._places(chunk)) >= self._lowest)
+        index = torch.from_numpy(stays).to(chunk.logits.device, non_blocking=True)
+        kept = stays if chunk.kept is None else chunk.kept[stays]
+        return chunk._replace(kept=kept, logits=chunk.logits[index], target=chunk.target[index])
+
+    def _histogram(self, chunk: _Chunk) -> NDArray[np.int64]:
+        return np.bincount(_levels(self._places(chunk)), minlength=_LEVELS)
+
+    def _places(self, chunk: _Chunk) -> NDArray[np.int64]:
+        """Returns where in the data the samples of a chunk are."""
+        places = self._places_in(chunk.rows, chunk.per_row)
+        return places if chunk.kept is None else places[chunk.kept]
+
+    def _places_in(self, rows: range, per_row: int) -> NDArray[np.int64]:
+        """Returns where in the data, as one process would see it, all samples of rows are."""
+        sample, within = np.divmod(np.arange(rows.start, rows.stop), self._rows_per_sample)
+        row = (sample * self._world_size + self._rank) * self._rows_per_sample + within
+        places: NDArray[np.int64] = (row[:, None] * per_row + np.arange(per_row)).ravel()
+        return places
 
 
 def _lowest_that_fits(counts: NDArray[np.int64], room: int) -> int:
     """Returns the lowest level from which on there is room for all."""
     above = counts[::-1].cumsum()[::-1]
     return int(np.argmax(above <= room))
-
-
-def _histogram(place: NDArray[np.int64]) -> NDArray[np.int64]:
-    return np.bincount(_levels(place), minlength=_LEVELS)
 
 
 def _levels(place: NDArray[np.int64]) -> NDArray[np.uint8]:

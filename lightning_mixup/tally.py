@@ -122,8 +122,7 @@ class Tally:
                 return
             self._update_metrics(observation)
             if self._reservoir is not None:
-                size = self.rows_per_sample
-                self._reservoir.add(observation.logits, observation.target, rows_per_sample=size)
+                self._reservoir.add(observation.logits, observation.target)
 
     @property
     def is_open(self) -> bool:
@@ -161,7 +160,12 @@ class Tally:
         # No sample, so that asking is no mistake should there be none.
         nothing = torch.zeros(0, form.classes, device=device)
         self.statistics.update(nothing, torch.zeros(0, dtype=torch.long, device=device))
-        self._reservoir = Reservoir(form.classes, rank=_rank(), world_size=_world_size())
+        self._reservoir = Reservoir(
+            form.classes,
+            rank=_rank(),
+            world_size=_world_size(),
+            rows_per_sample=self.rows_per_sample,
+        )
         if self._given is None:
             return
         if isinstance(self._given, (Metric, MetricCollection)):

@@ -8,6 +8,7 @@ samples. Shapes: M samples, C classes.
 
 import math
 from collections.abc import Callable
+from numbers import Real
 from typing import Any, TypeAlias
 
 import torch
@@ -103,12 +104,12 @@ class _Divide(nn.Module):
 def _checked(temperature: object) -> float:
     if isinstance(temperature, Tensor) and temperature.numel() == 1:
         temperature = temperature.item()
-    if isinstance(temperature, bool) or not isinstance(temperature, (int, float)):
+    if isinstance(temperature, bool) or not isinstance(temperature, Real):
         raise MixupTypeError(
             f"temperature={temperature!r} is a {type(temperature).__name__}. Give a number, such "
             "as CalibrationMonitor.temperature, which is None where none could be fitted."
         )
-    if not 0 < temperature < math.inf:
+    if not 0 < float(temperature) < math.inf:
         raise MixupValueError(
             f"temperature={temperature!r} is not above 0 and finite. Give 1 to change nothing."
         )

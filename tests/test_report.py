@@ -6,6 +6,7 @@ import json
 import logging
 import math
 import sys
+from contextlib import suppress
 
 import pytest
 import torch
@@ -20,7 +21,7 @@ from torch.nn import functional as F
 from torch.utils.data import DataLoader, TensorDataset
 from zoo import Classifier, make_loader
 
-from lightning_mixup import CalibrationMonitor, MixupCallback
+from lightning_mixup import CalibrationMonitor, MixupCallback, classification_metrics
 from lightning_mixup.errors import MixupTypeError, MixupValueError
 from lightning_mixup.report import as_text, bins_of, make_entry, read_report
 from lightning_mixup.reservoir import Reservoir
@@ -171,6 +172,35 @@ def test_a_fit_that_goes_on_goes_on_with_its_history(make_trainer):
     trainer.fit(module, make_loader(), make_loader(40))
 
     assert callback.monitor.report()["val"]["history"]["epoch"] == [0, 1, 2]
+
+
+class Stops(Classifier):
+    """As by Ctrl-C, in the third epoch."""
+
+    def training_step(self, batch, batch_idx):
+        if self.current_epoch == 2:
+            raise KeyboardInterrupt
+        return super().training_step(batch, batch_idx)
+
+
+def test_a_fit_that_its_user_has_stopped_has_a_report(make_trainer, tmp_path):
+    callback = MixupCallback()
+    trainer = make_trainer(callbacks=[callback], max_epochs=9)
+
+    with suppress(SystemExit, KeyboardInterrupt):  # either, or none, by Lightning's version
+        trainer.fit(Stops(), make_loader(), make_loader(40))
+
+    report = read_report(tmp_path / FILE)
+    assert report == callback.monitor.report()
+    assert report["val"]["history"]["epoch"] == [0, 1]
+
+
+def test_two_monitors_may_have_one_prefix(make_trainer):
+    first, second = CalibrationMonitor(), CalibrationMonitor(classification_metrics)
+
+    evaluated(drawn(), make_trainer(callbacks=[first, second]), stage="test")
+
+    assert first.report() == second.report()
 
 
 def test_a_sanity_check_is_no_end_of_a_run(make_trainer):

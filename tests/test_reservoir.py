@@ -99,11 +99,14 @@ def test_processes_cut_samples_into_rows_as_one_does():
     """Tokens, flattened by the step: sample 1 of 3 tokens is the second process's first."""
     logits, target = numbered(10 * 3)
     whole = kept_of(filled([(logits, target)], capacity=40))
-    ranks = [Reservoir(CLASSES, rank=rank, world_size=2, capacity=40) for rank in range(2)]
+    ranks = [
+        Reservoir(CLASSES, rank=rank, world_size=2, rows_per_sample=3, capacity=40)
+        for rank in range(2)
+    ]
 
     for rank, reservoir in enumerate(ranks):
         rows = torch.arange(30).view(10, 3)[rank::2].flatten()
-        reservoir.add(logits[rows], target[rows], rows_per_sample=3)
+        reservoir.add(logits[rows], target[rows])
 
     together = kept_of(*ranks)
     assert [one.equal(other) for one, other in zip(together, whole, strict=True)] == [True] * 3

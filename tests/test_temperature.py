@@ -2,7 +2,9 @@
 
 import copy
 import pickle
+from fractions import Fraction
 
+import numpy as np
 import pytest
 import torch
 from scipy.optimize import minimize_scalar
@@ -228,6 +230,11 @@ def test_the_temperature_is_seen_and_not_trained():
 
     assert "temperature=1.25" in repr(scaled)
     assert sum(p.numel() for p in scaled.parameters()) == 8
+
+
+@pytest.mark.parametrize("temperature", [2, np.float32(2), torch.tensor(2.0), Fraction(2)])
+def test_any_real_number_is_a_temperature(temperature):
+    assert TemperatureScaled(nn.Identity(), temperature)(torch.tensor(4.0)) == 2
 
 
 @pytest.mark.parametrize("temperature", [0, -1.0, torch.inf, torch.nan, torch.tensor(0.0)])
