@@ -8,6 +8,7 @@
 # make format   put the code into the project's format
 # make tables   write the tables of docs/checked.md, which the tests compare
 # make wheel    build the wheel, and test it as it would be installed
+# make bench    measure time and memory against others, and write the table of benchmarks/README.md
 # make compatibility    compare the losses of other libraries with their mixtures by hand
 #
 # Each makes .venv first, when it is missing or when pyproject.toml or constraints.txt changed.
@@ -22,7 +23,7 @@ READY := $(VENV)/ready
 SUITE := -m pytest --numprocesses 2
 
 .PHONY: check lint types test oldest newest demo examples pictures tables format wheel \
-	compatibility
+	bench compatibility
 
 check: lint types test
 
@@ -64,6 +65,10 @@ wheel: $(READY)
 LIBRARIES := .venv-compatibility
 compatibility: $(LIBRARIES)/ready
 	$(LIBRARIES)/bin/python -W ignore compatibility/run.py
+
+# In the same one, which has the peers; they warn of the torch that they were not made for.
+bench: $(LIBRARIES)/ready
+	$(LIBRARIES)/bin/python -W ignore benchmarks/run.py
 
 # Torch first and alone: an install that finds none may take another build, with gigabytes of CUDA.
 $(LIBRARIES)/ready: pyproject.toml constraints.txt $(wildcard compatibility/*.txt)
