@@ -99,14 +99,14 @@ def transpose_interpolate(grad: Tensor, weight: Weight, shift: int) -> Tensor:
 
 def _interpolated(x: Tensor, weight: Weight, shift: int) -> Tensor:
     """Two slices of ``lerp`` read each entry twice and write it once; no partner is copied."""
-    out, head, whole = torch.empty_like(x), len(x) - shift, _whole(weight, x.dtype)
-    if isinstance(weight, float) and len(whole):
+    out, head = torch.empty_like(x), len(x) - shift
+    if isinstance(weight, float) and weight >= _one(x.dtype):
         return out.copy_(x)
     share = _broadcast(weight, x)
     own, other = (share, share) if isinstance(share, float) else (share[:head], share[head:])
     torch.lerp(x[shift:], x[:head], own, out=out[:head])
     torch.lerp(x[:shift], x[head:], other, out=out[head:])
-    for i in whole:
+    for i in () if isinstance(weight, float) else _whole(weight, x.dtype):
         out[i] = x[i]
     return out
 
@@ -128,7 +128,7 @@ class _Transposed(torch.autograd.Function):
     """What a sample passes back to itself and to its partner."""
 
     @staticmethod
-    def forward(ctx: Any, grad: Tensor, weight: Weight, shift: int) -> Tensor:
+    def forward(ctx: Any, grad: Tensor, weight: npt.NDArray[np.float64], shift: int) -> Tensor:
         ctx.weight, ctx.shift = weight, shift
         share, head = _broadcast(weight, grad), len(grad) - shift
         rest = 1 - share
@@ -145,12 +145,17 @@ class _Transposed(torch.autograd.Function):
         return interpolate(x, ctx.weight, ctx.shift), None, None
 
 
-def _whole(weight: Weight, dtype: torch.dtype) -> npt.NDArray[np.intp]:
-    """Returns the samples with a weight that rounds to one.
+def _whole(weight: npt.NDArray[np.float64], dtype: torch.dtype) -> npt.NDArray[np.intp]:
+    """Returns the samples that keep all of themselves.
 
     What a partner holds or passes back may be infinite, and makes NaN with a share of zero.
     """
-    return np.flatnonzero(np.greater_equal(weight, 1 - torch.finfo(dtype).eps / 4))
+    return np.flatnonzero(weight >= _one(dtype))
+
+
+def _one(dtype: torch.dtype) -> float:
+    """Returns the least weight that rounds to one."""
+    return 1 - torch.finfo(dtype).eps / 4
 
 
 def _broadcast(weight: Weight, x: Tensor) -> Any:
