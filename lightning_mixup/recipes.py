@@ -81,13 +81,17 @@ class Mix:
             return MixedTarget([y, partners], weights, usage)
         # What is known on the host need not be sorted on the device.
         rows = [y.clone(), partners] if self.drawn >= 0.5 else [partners, y.clone()]
-        return make_target(rows, self._sorted_weights(self.drawn), usage or Usage())
+        return make_target(rows, self._sorted_weights, usage or Usage())
 
-    def _sorted_weights(self, drawn: float) -> Tensor:
-        """Returns the weights of both labels, the larger first; filled in, as a copy waits."""
-        low, high = sorted((drawn, 1 - drawn))
-        weights = self.weight.new_full((2,), low)
-        weights[:1].fill_(high)
+    @cached_property
+    def _sorted_weights(self) -> Tensor:
+        """The weights of both labels, the larger first: one tensor for all targets of the mix.
+
+        Filled in, as a copy would wait for the device.
+        """
+        drawn = float(self.drawn)
+        weights = self.weight.new_full((2,), min(drawn, 1 - drawn))
+        weights[:1].fill_(max(drawn, 1 - drawn))
         return weights
 
     def _partners_of(self, y: Tensor) -> Tensor:
