@@ -332,7 +332,8 @@ def by_hand(case, module, parts, roles, mix):
     candidates = [dict(mixed), dict(mixed)]
     for part in targets:
         value = parts[part]
-        is_number = value.is_floating_point() and not (follows and part in ("y", "w"))
+        is_quantity = value.is_floating_point() or value.is_complex()
+        is_number = is_quantity and not (follows and part in ("y", "w"))
         own, other = value, value[partner]
         if is_number:
             own = other = _blend(value, weight, partner)

@@ -248,7 +248,8 @@ def test_a_copy_from_the_middle_of_a_fit_mixes_as_a_new_one(make_trainer, place,
     assert torch.equal(*map(parameters_of, (first, second)))
 
 
-def test_a_fit_in_a_spawned_process_is_the_one_in_this(make_trainer):
+def test_a_fit_in_a_spawned_process_is_the_one_in_this(make_trainer, monkeypatch):
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")  # as this process has one thread
     modules = [Plain(), Plain()]
     callbacks = [mixup(layers=HIDDEN, calibration=True) for _ in modules]
 
