@@ -245,7 +245,7 @@ class CalibrationMonitor(Callback):
         """Takes part in pooling what this process had no batch of."""
         self._finish(pl_module)
         if trainer.state.fn == TrainerFn.VALIDATING:
-            self._record.conclude("val", self._tallies.get("val", ()))
+            self._conclude("val")
         elif self._interceptions and not trainer.sanity_checking:
             when = {"epoch": trainer.current_epoch, "step": trainer.global_step}
             self._record.remember(self._tallies["val"], **when)
@@ -253,12 +253,12 @@ class CalibrationMonitor(Callback):
     def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Takes part in pooling what this process had no batch of."""
         self._finish(pl_module)
-        self._record.conclude("test", self._tallies.get("test", ()))
+        self._conclude("test")
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Finds the best temperature of the last validation, together with other processes."""
         if not self._is_sanity_check:
-            self._record.conclude("val", self._tallies.get("val", ()))
+            self._conclude("val")
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Reports, now that progress bars are gone."""
@@ -399,6 +399,11 @@ class CalibrationMonitor(Callback):
         for index in range(len(self._tallies[self._stage])):
             if self._figures(index) and index not in self._logged:
                 self._log_all(module, index, is_late=True)
+
+    def _conclude(self, stage: str) -> None:
+        """Makes the report of a stage; the last checkpoint of a fit is yet to be saved."""
+        with warning_of("made"):
+            self._record.conclude(stage, self._tallies.get(stage, ()))
 
     def _publish(self, trainer: Trainer) -> None:
         """Shows and saves what is new, on the first process."""

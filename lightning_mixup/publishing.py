@@ -67,7 +67,9 @@ class Publisher:
         if trainer.fast_dev_run:  # type: ignore[attr-defined]
             return
         step = trainer.fit_loop.epoch_loop._batches_that_stepped
-        folder = _log_folder(trainer)
+        folder = None
+        with warning_of("saved"):
+            folder = _log_folder(trainer)
         for name in names:
             self._log(trainer, name, report[name], step)
             if self._pictures and find_spec("matplotlib") is not None:

@@ -482,6 +482,18 @@ def test_a_disk_that_is_full_is_a_warning(make_trainer, tmp_path, monkeypatch):
         evaluated(drawn(), trainer, stage="test")
 
 
+def test_a_report_that_fails_takes_no_fit_with_it(make_trainer, tmp_path, monkeypatch):
+    """Nor its last checkpoint, which Lightning saves later."""
+    monkeypatch.setattr("lightning_mixup.record.make_entry", lambda *_: 1 / 0)
+    keep = ModelCheckpoint(tmp_path, save_last=True)
+    trainer = make_trainer(callbacks=[MixupCallback(), keep], enable_checkpointing=True)
+
+    with pytest.warns(match="could not be made: ZeroDivisionError"):
+        trainer.fit(Classifier(), make_loader(), make_loader(40))
+
+    assert (tmp_path / "last.ckpt").is_file()
+
+
 def test_final_figures_are_logged_where_a_run_ends(make_trainer, tmp_path):
     logger = CSVLogger(tmp_path)
     callback = MixupCallback()
@@ -523,6 +535,21 @@ class Recording(Logger):
     def add_image(self, tag, image, step, dataformats):
         assert dataformats == "HWC"
         self.calls.append((tag, image))
+
+
+class Nameless(Recording):
+    """As one whose server is out of reach may be."""
+
+    @property
+    def version(self):
+        raise ConnectionError("offline")
+
+
+def test_a_logger_without_a_folder_is_a_warning(make_trainer):
+    trainer = make_trainer(callbacks=[CalibrationMonitor()], logger=Nameless())
+
+    with pytest.warns(match="could not be saved: ConnectionError: offline"):
+        evaluated(drawn(), trainer, stage="test")
 
 
 class TensorBoardLogger(Recording):
