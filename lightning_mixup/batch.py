@@ -158,8 +158,10 @@ def find_entries(
     first = leaves[mixed[0]] if mixed else _first_tensor(batch, leaves)
     _check_sizes(batch, leaves, mixed)
     size = length_of(first) or 0
-    form = None if callable(inputs) or callable(targets) else _form(batch, mixed)
-    entries = Entries(input_paths, target_paths, size, first.device, form if mixed else None)
+    # Of one sample, what has a part for each can't be told from what has none.
+    is_new = callable(inputs) or callable(targets) or not mixed or size < 2
+    form = None if is_new else _form(batch, mixed)
+    entries = Entries(input_paths, target_paths, size, first.device, form)
     if at_input and inputs == "auto":
         unused = likely_targets(batch, leaves) if targets is None else ()
         _check_views(batch, leaves, input_paths, unused)

@@ -664,6 +664,14 @@ def test_of_nothing_to_replace_the_batch_is_itself():
     assert replace_entries(X, {}) is X
 
 
+def test_a_batch_of_one_does_not_tell_what_the_next_ones_hold():
+    """The label of several numbers may be one of several samples."""
+    single = find_entries((X[:1], X[:1], torch.rand(3)))
+
+    assert single.of_next((X, X, torch.rand(4))) is None
+    assert find_entries((X, Y)).of_next((X[:1], Y[:1])).batch_size == 1
+
+
 def paths_of(tree, path=()):
     """Returns the paths of all leaves."""
     if isinstance(tree, (dict, UserDict, Graph)):
