@@ -8,11 +8,13 @@ from typing import Any
 
 from lightning_mixup.batch import Selector
 from lightning_mixup.errors import MixupTypeError, MixupValueError
-from lightning_mixup.recipes import Mixup
+from lightning_mixup.mixes import INPUT
+from lightning_mixup.recipes import Mixup, Recipe
 
 __all__ = [
     "check_flag",
     "check_layers",
+    "check_places",
     "check_probability",
     "check_selector",
     "check_type",
@@ -20,14 +22,14 @@ __all__ = [
 ]
 
 
-def choose_recipe(alpha: float | None, recipe: Mixup | None) -> Mixup:
+def choose_recipe(alpha: float | None, recipe: Recipe | None) -> Recipe:
     """Returns the recipe that alpha is short for, or the one given.
 
     Raises:
         MixupTypeError: If the recipe is none.
         MixupValueError: If both are given.
     """
-    if isinstance(alpha, Mixup):
+    if isinstance(alpha, Recipe):
         raise MixupTypeError(f"alpha={alpha!r} is a recipe. Write recipe={alpha!r}.")
     if recipe is None:
         return Mixup() if alpha is None else Mixup(alpha)
@@ -36,7 +38,7 @@ def choose_recipe(alpha: float | None, recipe: Mixup | None) -> Mixup:
             f"MixupCallback got both alpha={alpha!r} and recipe={recipe!r}. alpha is short for "
             "recipe=Mixup(alpha): give one of them."
         )
-    if not isinstance(recipe, Mixup):
+    if not isinstance(recipe, Recipe):
         raise MixupTypeError(
             f"recipe={recipe!r} is a {type(recipe).__name__}, not a recipe. Write, for example, "
             "recipe=Mixup(1.0, per_sample=True)."
@@ -83,6 +85,22 @@ def check_layers(layers: str | Sequence[str]) -> tuple[str, ...]:
     if not names or "" in names:
         raise MixupValueError(f"layers={layers!r} leaves no place to mix. {advice}")
     return tuple(dict.fromkeys(names))
+
+
+def check_places(recipe: Recipe, places: Sequence[str]) -> None:
+    """Refuses a recipe that can't mix hidden layers where there are some.
+
+    Raises:
+        MixupValueError: Then.
+    """
+    hidden = [place for place in places if place != INPUT]
+    if hidden and not recipe.fits_layers:
+        raise MixupValueError(
+            f"recipe={recipe!r} mixes inputs alone, and layers={list(places)!r} names hidden "
+            "layers. What is pasted or doubled has a meaning in the input: of hidden features, "
+            'each shows more of it than its place. Write layers="input", or choose Mixup(), which '
+            "interpolates."
+        )
 
 
 def check_selector(name: str, selector: Selector) -> Selector:

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, TypeAlias
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -38,6 +39,7 @@ from lightning_mixup.roles import (
     find_weights,
     is_alike,
     is_named_id,
+    is_weight,
     likely_targets,
     other_labels,
     tells_apart,
@@ -63,6 +65,8 @@ class Entries:
     device: torch.device
     form: Any = None
     """The containers and dtypes of the batch; None where each batch is to be looked at anew."""
+    weights: frozenset[Path] = frozenset()
+    """Those targets by which the losses of samples count."""
 
     @property
     def mixed(self) -> tuple[Path, ...]:
@@ -85,6 +89,19 @@ class Entries:
             return None
         return replace(self, batch_size=len(first), device=first.device)
 
+    def doubled_rest(self, batch: Any) -> dict[Path, Any]:
+        """Returns what else a batch has for each sample, once more behind itself.
+
+        Raises:
+            MixupTypeError: If something is of a type that can't be joined.
+        """
+        rest = {
+            path: value
+            for path, value in leaves_of(batch)
+            if path not in self.mixed and length_of(value) == self.batch_size
+        }
+        return {path: _doubled(path, value) for path, value in rest.items()}
+
     def check_size(self, batch: Any) -> None:
         """Refuses a batch that has not as many samples as this one.
 
@@ -99,6 +116,20 @@ class Entries:
                     f"entry {name_of_path(path)} has {size}. Mix the whole batch before it is "
                     "split up, or leave another batch's loss to a module of its own."
                 )
+
+
+def _doubled(path: Path, value: Any) -> Any:
+    if isinstance(value, Tensor):
+        return torch.cat((value, value))
+    if isinstance(value, (list, tuple)):
+        return value * 2
+    if isinstance(value, np.ndarray):
+        return np.concatenate((value, value))
+    raise MixupTypeError(
+        f"RegMixup makes a batch of twice the size, and the entry {name_of_path(path)} is a "
+        f"{type(value).__name__}, which it can't double. Give tensors, arrays and lists, or "
+        "choose Mixup."
+    )
 
 
 def _form(batch: Any, paths: Sequence[Path]) -> Any:
@@ -161,7 +192,8 @@ def find_entries(
     # Of one sample, what has a part for each can't be told from what has none.
     is_new = callable(inputs) or callable(targets) or not mixed or size < 2
     form = None if is_new else _form(batch, mixed)
-    entries = Entries(input_paths, target_paths, size, first.device, form)
+    weights = frozenset(path for path in target_paths if is_weight(batch, path))
+    entries = Entries(input_paths, target_paths, size, first.device, form, weights)
     if at_input and inputs == "auto":
         unused = likely_targets(batch, leaves) if targets is None else ()
         _check_views(batch, leaves, input_paths, unused)

@@ -6,21 +6,31 @@ itself. B is the batch, ``*`` any further dimensions.
 
 from __future__ import annotations
 
-from typing import Any, TypeAlias
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from lightning_mixup.errors import MixupTypeError, MixupValueError
+from lightning_mixup.partners import Shift, partner_indices, take_partners
+from lightning_mixup.regions import Boxes
+from lightning_mixup.weights import Weight
 
-__all__ = ["Weight", "interpolate", "transpose_interpolate"]
+__all__ = [
+    "combine",
+    "interpolate",
+    "paste",
+    "paste_resized",
+    "transpose_combine",
+    "transpose_interpolate",
+]
 
-Weight: TypeAlias = "float | npt.NDArray[np.float64]"
 
-
-def interpolate(x: Tensor, weight: Weight, shift: int) -> Tensor:
+def interpolate(x: Tensor, weight: Weight, shift: Shift) -> Tensor:
     r"""Blends each sample with its partner.
 
     .. math:: \tilde{x}_i = \lambda_i \, x_i + (1 - \lambda_i) \, x_{(i + s) \bmod B}
@@ -33,7 +43,7 @@ def interpolate(x: Tensor, weight: Weight, shift: int) -> Tensor:
         x: Floating-point (or complex) samples, of shape (B, \*). Never modified.
         weight: The share kept, as it was drawn on the host: a number for the batch, or a float64
             array of shape (B,) with one per sample. Rounded to the dtype of ``x``.
-        shift: The distance s to the partner, in [1, B - 1].
+        shift: The distance s to the partner, in [1, B - 1], or a tensor of shape (B,) of them.
 
     Returns:
         The blended samples, with the shape, dtype, device and memory format of ``x``. A sample
@@ -60,6 +70,8 @@ def interpolate(x: Tensor, weight: Weight, shift: int) -> Tensor:
             f"interpolate() got {len(x)} samples in `x` but {len(weight)} weights. "
             "Draw the weights from the size of this batch."
         )
+    if isinstance(shift, Tensor):
+        return _gathered(x, weight, shift)
     if not 0 < shift < len(x):
         raise MixupValueError(
             f"interpolate() got {len(x)} samples in `x` and shift={shift}, but a partner is at a "
@@ -109,6 +121,14 @@ def _interpolated(x: Tensor, weight: Weight, shift: int) -> Tensor:
     for i in () if isinstance(weight, float) else _whole(weight, x.dtype):
         out[i] = x[i]
     return out
+
+
+def _gathered(x: Tensor, weight: Weight, shift: Tensor) -> Tensor:
+    """Partners anywhere have to be copied; torch knows the gradient."""
+    share, partners = _broadcast(weight, x), take_partners(x, shift)
+    if isinstance(share, Tensor):
+        return torch.lerp(partners.where(share != 1, x), x, share)
+    return x.clone() if share == 1 else torch.lerp(partners, x, share)
 
 
 class _Interpolate(torch.autograd.Function):
@@ -164,3 +184,147 @@ def _broadcast(weight: Weight, x: Tensor) -> Any:
         return weight
     column = torch.from_numpy(weight).to(x.dtype).to(x.device, non_blocking=True)
     return column.reshape(-1, *[1] * (x.ndim - 1))
+
+
+def combine(x: Tensor, own: Weight, parts: Sequence[tuple[Weight, Shift]]) -> Tensor:
+    r"""Adds to a share of each sample shares of its partners.
+
+    .. math:: \tilde{x}_i = w_i \, x_i + \sum_r v_{ri} \, x_{(i + s_{ri}) \bmod B}
+
+    Args:
+        x: Floating-point (or complex) samples, of shape (B, \*). Never modified.
+        own: The share w of a sample itself, a number or an array of shape (B,).
+        parts: For each partner the share v, likewise, and the distance s.
+
+    Returns:
+        The sums, with the shape, dtype and device of ``x``. Where a partner's share is 0, it
+        doesn't matter what that holds.
+
+    Example:
+        >>> combine(torch.tensor([[1.0], [10.0]]), own=1.0, parts=[(1.0, 1)])
+        tensor([[11.],
+                [11.]])
+    """
+    total: Tensor = x * _broadcast(own, x)
+    for share, shift in parts:
+        column = _broadcast(share, x)
+        total = total + _kept(take_partners(x, shift), column) * column
+    return total
+
+
+def transpose_combine(grad: Tensor, own: Weight, parts: Sequence[tuple[Weight, Shift]]) -> Tensor:
+    r"""Passes a gradient back through `combine`: multiplies it by the transposed matrix.
+
+    Example:
+        >>> transpose_combine(torch.tensor([[1.0], [0.0]]), own=0.75, parts=[(0.25, 1)])
+        tensor([[0.7500],
+                [0.2500]])
+    """
+    total: Tensor = grad * _broadcast(own, grad)
+    for share, shift in parts:
+        column = _broadcast(share, grad)
+        partners = partner_indices(shift, len(grad), grad.device)
+        total = total.index_add(0, partners, _kept(grad, column) * column)
+    return total
+
+
+def paste(
+    x: Tensor, boxes: Boxes, shift: Shift, dims: Sequence[int], onto: Tensor | None = None
+) -> Tensor:
+    r"""Pastes into each sample what its partner has in a box.
+
+    Reference:
+        | CutMix: Regularization Strategy to Train Strong Classifiers (Yun et al., 2019)
+        | https://arxiv.org/abs/1905.04899
+
+    Args:
+        x: Samples of any dtype, of shape (B, \*). Never modified.
+        boxes: A box of shape (D, 2) for the batch, or of shape (B, D, 2) with one per sample.
+        shift: The distance to the partner.
+        dims: The D dimensions of ``x`` that the boxes are in.
+        onto: What is pasted onto, if it is no longer ``x`` itself. Never modified.
+
+    Returns:
+        A copy, with the shape, dtype, device and memory format of ``x``.
+
+    Example:
+        >>> x = torch.tensor([[1, 2, 3], [4, 5, 6]])
+        >>> paste(x, np.array([[1, 3]]), shift=1, dims=[1])
+        tensor([[1, 5, 6],
+                [4, 2, 3]])
+    """
+    below = x if onto is None else onto
+    if boxes.ndim == 2:
+        out, region = below.clone(), _region(boxes, dims, x.ndim)
+        out[region] = take_partners(x[region], shift)
+        return out
+    return torch.where(_mask(boxes, dims, x), take_partners(x, shift), below)
+
+
+def paste_resized(
+    x: Tensor, box: Boxes, shift: Shift, dims: Sequence[int], *, is_map: bool = False
+) -> Tensor:
+    r"""Pastes into each sample the whole of its partner, resized to a box.
+
+    Reference:
+        | ResizeMix: Mixing Data with Preserved Object Information and True Labels
+        | (Qin et al., 2020), https://arxiv.org/abs/2012.11101
+
+    Args:
+        x: Samples of shape (B, \*). Never modified.
+        box: A box of shape (D, 2).
+        shift: The distance to the partner.
+        dims: The last D dimensions of ``x``, with one, two or three of them.
+        is_map: Takes the nearest value, as nothing is between classes, rather than interpolating.
+
+    Returns:
+        A copy, with the shape, dtype and device of ``x``.
+
+    Example:
+        >>> x = torch.tensor([[1.0, 1.0, 3.0, 3.0], [0.0, 0.0, 0.0, 0.0]])
+        >>> paste_resized(x, np.array([[0, 2]]), shift=1, dims=[1])
+        tensor([[0., 0., 3., 3.],
+                [1., 3., 0., 0.]])
+    """
+    out, lengths = x.clone(), [int(length) for length in box[:, 1] - box[:, 0]]
+    small = x
+    if is_map:
+        for dim, length in zip(dims, lengths, strict=True):
+            size = x.shape[dim]
+            places = (torch.arange(length, device=x.device) * 2 + 1) * size // (2 * length)
+            small = small.index_select(dim, places)
+    else:
+        mode = ("linear", "bilinear", "trilinear")[len(dims) - 1]
+        flat = x.reshape(len(x), -1, *x.shape[x.ndim - len(dims) :])
+        small = F.interpolate(flat, size=lengths, mode=mode, align_corners=False)
+        small = small.reshape(*x.shape[: x.ndim - len(dims)], *lengths)
+    out[_region(box, dims, x.ndim)] = take_partners(small, shift)
+    return out
+
+
+def _kept(x: Tensor, column: Any) -> Tensor:
+    """Returns what is multiplied by shares, with 0 in place of what a share of 0 makes vanish."""
+    if isinstance(column, Tensor):
+        return x.where(column != 0, 0)
+    return x if column else torch.zeros_like(x)
+
+
+def _region(box: Boxes, dims: Sequence[int], ndim: int) -> tuple[slice, ...]:
+    region = [slice(None)] * ndim
+    for dim, (first, last) in zip(dims, box.tolist(), strict=True):
+        region[dim] = slice(first, last)
+    return tuple(region)
+
+
+def _mask(boxes: Boxes, dims: Sequence[int], x: Tensor) -> Tensor:
+    """Returns where samples are inside of their boxes, of a shape that fits ``x``."""
+    inside = torch.ones((), dtype=torch.bool, device=x.device)
+    limits = torch.from_numpy(boxes).to(x.device, non_blocking=True)
+    for number, dim in enumerate(dims):
+        column = [-1, *[1] * (x.ndim - 1)]
+        first, last = (limits[:, number, side].reshape(column) for side in (0, 1))
+        row = [1] * x.ndim
+        row[dim] = -1
+        place = torch.arange(x.shape[dim], device=x.device).reshape(row)
+        inside = inside & (place >= first) & (place < last)
+    return inside

@@ -24,6 +24,7 @@ from torch import Tensor
 from lightning_mixup.arguments import (
     check_flag,
     check_layers,
+    check_places,
     check_probability,
     check_selector,
     check_type,
@@ -42,11 +43,13 @@ from lightning_mixup.messages import (
     check_alone,
     check_runs,
     refuse_unused,
+    tell_of_loners,
     tell_of_reading,
 )
+from lightning_mixup.mixes import INPUT, Mix
 from lightning_mixup.monitor import CalibrationMonitor, default_monitor
 from lightning_mixup.names import find_layers, find_module
-from lightning_mixup.recipes import INPUT, Mix, Mixup
+from lightning_mixup.recipes import Mixup, Recipe
 from lightning_mixup.suggestions import suggest_layers
 from lightning_mixup.targets import MixedTarget, Usage, merge
 
@@ -71,7 +74,8 @@ class MixupCallback(Callback):
         alpha: Short for ``recipe=Mixup(alpha)``. Without either, 0.2: the paper's choice for
             ImageNet, mild enough to be a safe start elsewhere. 0 mixes nothing and still
             reports, which makes the baseline arm of a sweep.
-        recipe: How a batch is mixed, such as ``Mixup(1.0, per_sample=True)``.
+        recipe: How a batch is mixed, such as ``Mixup(1.0, per_sample=True)``, ``CutMix(1.0)`` or
+            ``OneOf(Mixup(0.2), CutMix(1.0))``.
         prob: The probability that a batch is mixed, in [0, 1]. 1 as in the paper: with a small
             alpha most batches are nearly clean anyway.
         layers: Where it is mixed, Manifold Mixup: names of hidden layers as in
@@ -124,7 +128,7 @@ class MixupCallback(Callback):
         self,
         alpha: float | None = None,
         *,
-        recipe: Mixup | None = None,
+        recipe: Recipe | None = None,
         prob: float = 1.0,
         layers: str | Sequence[str] = INPUT,
         inputs: Selector = "auto",
@@ -137,6 +141,7 @@ class MixupCallback(Callback):
         self.recipe = choose_recipe(alpha, recipe)
         self.prob = check_probability(prob)
         self.layers, self.places = layers, check_layers(layers)
+        check_places(self.recipe, self.places)
         self.inputs = check_selector("inputs", inputs)
         self.targets = check_selector("targets", targets)
         self.loss = check_type("loss", loss, str, "a submodule's name, such as 'criterion'")
@@ -156,8 +161,9 @@ class MixupCallback(Callback):
 
     def _arguments(self) -> dict[str, str]:
         """Returns the arguments that would make this callback, without defaults."""
-        short = self.recipe == Mixup(self.recipe.alpha)
-        made = {"alpha": repr(self.recipe.alpha)} if short else {"recipe": repr(self.recipe)}
+        alpha = self.recipe.alpha if isinstance(self.recipe, Mixup) else None
+        short = alpha is not None and self.recipe == Mixup(alpha)
+        made = {"alpha": repr(alpha)} if short else {"recipe": repr(self.recipe)}
         for name, parameter in inspect.signature(type(self)).parameters.items():
             value = getattr(self, name, None)
             if name not in ("alpha", "recipe") and value != parameter.default:
@@ -304,8 +310,11 @@ class MixupCallback(Callback):
         changed = {path: mix.blend(get_entry(batch, path)) for path in inputs}
         self._made += map(weakref.ref, changed.values())
         for path in entries.targets:
-            changed[path] = mix.label(get_entry(batch, path), usage)
-        return replace_entries(batch, changed)
+            join = mix.weigh if path in entries.weights else mix.label
+            changed[path] = join(get_entry(batch, path), usage)
+        usage.mixes = any(isinstance(changed[path], MixedTarget) for path in entries.targets)
+        rest = entries.doubled_rest(batch) if mix.doubles else {}
+        return replace_entries(batch, {**changed, **rest})
 
     def _find_modules(self, module: LightningModule) -> None:
         """Finds the named loss, the named layers and the metrics, once in a fit."""
@@ -320,7 +329,10 @@ class MixupCallback(Callback):
         found = find_layers(module, [name for name in names if name != INPUT])
         self.places = (*[INPUT] * (INPUT in names), *found)
         if self._mixes:
-            self._layers = {name: Layer(name, layer) for name, layer in found.items()}
+            self._layers = {
+                name: Layer(name, layer, self.recipe.most_partners)
+                for name, layer in found.items()
+            }
 
     def _draw(self, trainer: Trainer, batch: Any) -> None:
         """Draws from the seed, the rank and the number of the batch, and from nothing else."""
@@ -328,19 +340,29 @@ class MixupCallback(Callback):
         self._batch_number = _batch_number(trainer)
         if not self._mixes:
             return
-        at_input = INPUT in self.places
+        at_input = INPUT in self.places or self.recipe.reads_inputs
         known = self._entries and self._entries.of_next(batch)
         self._entries = known or find_entries(batch, self.inputs, self.targets, at_input=at_input)
-        if not self._announced and self._entries.batch_size:
+        entries, is_first = self._entries, not self._announced
+        if is_first and entries.batch_size:
             self._announced = True
-            announce(batch, self._entries, self.places, self.recipe.describe())
+            announce(batch, entries, self.places, self.recipe.describe())
         rng = _generator(self._seed, _data_rank(trainer), self._batch_number)
         if rng.random() >= self.prob:
             return
-        mix = self.recipe.draw(rng, self._entries.batch_size, self._entries.device)
+        recipe = self.recipe.at_epoch(trainer.current_epoch)
+        if recipe is None:
+            return
+        inputs, targets = (
+            [get_entry(batch, path) for path in paths]
+            for paths in (entries.inputs, entries.targets)
+        )
+        mix = recipe.draw(rng, entries.batch_size, entries.device, inputs, targets)
         if mix is not None:
             # Drawn last: a batch has the same weights wherever it is mixed.
             self.mix = replace(mix, place=self.places[rng.integers(len(self.places))])
+            if is_first:
+                tell_of_loners(mix)
 
     @property
     def _layer(self) -> Layer | None:
@@ -423,7 +445,8 @@ class MixupCallback(Callback):
         skips = output is None and module.automatic_optimization
         if self._layer is not None:
             check_runs(module, self._layer, skips=skips)
-        does_without = self._used and not usage.touched  # as the step of a generator may
+        # As the step of a generator may, or a recipe that leaves labels plain.
+        does_without = not usage.mixes or (self._used and not usage.touched)
         self._used |= usage.met_gradient
         if not (skips or does_without or usage.met_gradient):
             refuse_unused(module, self._entries)

@@ -20,8 +20,8 @@ from lightning_mixup.compiled import Switch, blend_by_switch
 from lightning_mixup.containers import leaves_of, replace_entries
 from lightning_mixup.errors import MixupRuntimeError, MixupValueError
 from lightning_mixup.interception import Interception
+from lightning_mixup.mixes import Mix
 from lightning_mixup.names import inside
-from lightning_mixup.recipes import Mix
 from lightning_mixup.roles import can_be_mixed
 from lightning_mixup.targets import Usage, is_live
 from lightning_mixup.trees import map_tensors
@@ -45,6 +45,7 @@ class Layer:
     Args:
         name: Its name, for messages.
         module: The layer. `release` leaves it as it was found.
+        rounds: With how many partners a sample is mixed at most.
 
     Example:
         >>> module = nn.Identity()
@@ -57,8 +58,8 @@ class Layer:
         1
     """
 
-    def __init__(self, name: str, module: nn.Module) -> None:
-        self.name = name
+    def __init__(self, name: str, module: nn.Module, rounds: int = 1) -> None:
+        self.name, self._rounds = name, rounds
         self._calls: Counter[int] = Counter()
         self._mix: Mix | None = None
         self._usage = Usage()
@@ -103,7 +104,11 @@ class Layer:
 
     def _blended_when_run(self, output: Any) -> Any:
         numbers = itertools.count()
-        return self._map(output, lambda x: blend_by_switch(x, self._switch.handle, next(numbers)))
+
+        def blend(x: Tensor) -> Tensor:
+            return blend_by_switch(x, self._switch.handle, next(numbers), self._rounds)
+
+        return self._map(output, blend)
 
     def _choose(self, x: Tensor, number: int) -> Mix | None:
         mix = self._mix_of_call(number)

@@ -8,14 +8,22 @@ from typing import Any
 
 from lightning.pytorch import LightningModule
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
+from torch import Tensor
 
 from lightning_mixup.batch import Entries, looks_mixed
 from lightning_mixup.containers import get_entry, leaves_of, name_of_path
 from lightning_mixup.errors import MixupRuntimeError, MixupValueError
 from lightning_mixup.layers import Layer
-from lightning_mixup.recipes import INPUT
+from lightning_mixup.mixes import INPUT, Mix
 
-__all__ = ["announce", "check_alone", "check_runs", "refuse_unused", "tell_of_reading"]
+__all__ = [
+    "announce",
+    "check_alone",
+    "check_runs",
+    "refuse_unused",
+    "tell_of_loners",
+    "tell_of_reading",
+]
 
 _log = logging.getLogger(__name__)
 
@@ -26,9 +34,7 @@ def announce(batch: Any, entries: Entries, places: Sequence[str], recipe: str) -
     what = f"{_listed(names, 'and')} " if names else ""
     where = _listed(["the input" if place == INPUT else repr(place) for place in places], "or")
     drawn = ", drawn for each batch" if len(places) > 1 else ""
-    rank_zero_info(
-        f"MixupCallback: mixing {what}at {where}{drawn}, {recipe}, partners within the batch"
-    )
+    rank_zero_info(f"MixupCallback: mixing {what}at {where}{drawn}, {recipe}")
     for path in entries.targets:
         if looks_mixed(get_entry(batch, path)):
             rank_zero_warn(
@@ -42,6 +48,16 @@ def announce(batch: Any, entries: Entries, places: Sequence[str], recipe: str) -
             "The batch has a train_mask, and partners are drawn from all of its rows: the labels "
             "of rows that are held out take part in training as those of partners. Hand over the "
             "training rows alone, or set the labels of the others to the loss's ignore_index."
+        )
+
+
+def tell_of_loners(mix: Mix) -> None:
+    """Warns where nobody has a partner; to know, the first batch waits for the device."""
+    if isinstance(mix.shift, Tensor) and not mix.shift.any():
+        rank_zero_warn(
+            "No sample of the first batch found a partner, so it is left as it is. Of regression "
+            "targets, hardly two are the same: choose LabelKernel(bandwidth); of many classes, a "
+            "larger batch has more samples of each."
         )
 
 

@@ -9,7 +9,7 @@ from fnmatch import fnmatchcase
 from torch import nn
 
 from lightning_mixup.errors import MixupValueError
-from lightning_mixup.recipes import INPUT
+from lightning_mixup.mixes import INPUT
 
 __all__ = ["find_layers", "find_module", "inside", "is_time_first", "named_layers"]
 

@@ -1,16 +1,309 @@
 """Who is mixed with whom.
 
-Partners are a cyclic shift of the batch: sample i meets sample ``(i + shift) % B``. Nobody is
-their own partner, everybody is the partner of one, and nothing needs to be gathered.
+A partner is told by how far it is: sample i meets sample ``(i + shift) % B``. By default the
+shift is one number for the batch, a cyclic shift: nobody is their own partner, everybody is the
+partner of one, and nothing needs to be gathered. Where labels or distances decide, it is a tensor
+on the batch's device, of shape (B,); 0 is the sample itself, which stays as it is.
+
+Partners of one's own are a subclass of `Affine`, which says how much two samples attract.
 """
 
 from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from numbers import Integral
+from typing import ClassVar, TypeAlias
 
 import numpy as np
 import torch
 from torch import Tensor
 
-__all__ = ["draw_shift", "partner_indices", "take_partners"]
+from lightning_mixup.errors import MixupTypeError, MixupValueError
+from lightning_mixup.weights import check_number
+
+__all__ = [
+    "ANY_OTHER",
+    "Affinity",
+    "AnyOther",
+    "LabelKernel",
+    "NearestNeighbors",
+    "OtherClass",
+    "Partners",
+    "SameClass",
+    "Shift",
+    "draw_shift",
+    "partner_indices",
+    "pick_partners",
+    "take_partners",
+]
+
+Shift: TypeAlias = "int | Tensor"
+
+
+class Partners(ABC):
+    """Who is mixed with whom."""
+
+    reads_inputs: ClassVar[bool] = False
+    """Whether it looks at the inputs."""
+
+    reads_targets: ClassVar[bool] = False
+    """Whether it looks at the targets."""
+
+    @abstractmethod
+    def draw(
+        self,
+        rng: np.random.Generator,
+        batch_size: int,
+        device: torch.device | str = "cpu",
+        inputs: Sequence[Tensor] = (),
+        targets: Sequence[Tensor] = (),
+    ) -> Shift:
+        r"""Draws the partners of a batch.
+
+        Args:
+            rng: The source of randomness, on the host.
+            batch_size: B, at least 2.
+            device: Where the batch is. Nothing waits for it.
+            inputs: Tensors of shape (B, \*).
+            targets: Tensors of shape (B, \*), the first of which decides.
+
+        Returns:
+            How far each partner is: a number, or a tensor of shape (B,), dtype int64.
+        """
+
+    def describe(self) -> str:
+        """Says in words who is mixed with whom."""
+        return f"partners by {self!r}"
+
+
+@dataclass(frozen=True)
+class AnyOther(Partners):
+    """Any other sample of the batch, equally likely: a cyclic shift by a random distance.
+
+    Example:
+        >>> AnyOther().draw(np.random.default_rng(0), batch_size=2)
+        1
+    """
+
+    def draw(
+        self,
+        rng: np.random.Generator,
+        batch_size: int,
+        device: torch.device | str = "cpu",
+        inputs: Sequence[Tensor] = (),
+        targets: Sequence[Tensor] = (),
+    ) -> int:
+        """Draws one distance for the batch."""
+        return draw_shift(rng, batch_size)
+
+    def describe(self) -> str:
+        """Says in words who is mixed with whom."""
+        return "partners within the batch"
+
+
+ANY_OTHER = AnyOther()
+
+
+class Affinity(Partners):
+    """Partners that are drawn by how much two samples attract each other.
+
+    A subclass says that by `between`. Where a sample is attracted by none, it is its own partner
+    and stays as it is.
+
+    Example:
+        >>> class Younger(Affinity):
+        ...     def between(self, inputs, targets):
+        ...         return targets[0][None] < targets[0][:, None]
+        >>> Younger().draw(np.random.default_rng(0), 3, targets=[torch.tensor([30, 20, 10])])
+        tensor([2, 1, 0])
+    """
+
+    @abstractmethod
+    def between(self, inputs: Sequence[Tensor], targets: Sequence[Tensor]) -> Tensor:
+        r"""Returns to what sample i is attracted by sample j, of shape (B, B), at least 0.
+
+        The diagonal doesn't count. NaN counts as 0.
+
+        Args:
+            inputs: Tensors of shape (B, \*), on the batch's device.
+            targets: Tensors of shape (B, \*).
+        """
+
+    def draw(
+        self,
+        rng: np.random.Generator,
+        batch_size: int,
+        device: torch.device | str = "cpu",
+        inputs: Sequence[Tensor] = (),
+        targets: Sequence[Tensor] = (),
+    ) -> Tensor:
+        """Draws a partner for each sample, with probabilities in proportion to affinity.
+
+        Raises:
+            MixupValueError: If there is nothing to compare.
+        """
+        if self.reads_inputs and not inputs:
+            raise MixupValueError(
+                f"{self!r} compares the inputs, and there are none: at hidden layers alone, "
+                "inputs are not looked for. Add 'input' to layers, or choose other partners."
+            )
+        if self.reads_targets and not targets:
+            raise MixupValueError(
+                f"{self!r} compares the targets, and there are none. Name them by targets=, or "
+                "choose other partners."
+            )
+        with torch.no_grad():
+            return pick_partners(self.between(inputs, targets), rng.random(batch_size))
+
+
+@dataclass(frozen=True)
+class SameClass(Affinity):
+    """Another sample of the same class, equally likely: labels stay what they are.
+
+    Targets are the same where they are equal in all entries, so one-hot and multi-hot targets
+    work like class indices.
+
+    Example:
+        >>> y = torch.tensor([0, 1, 0, 1])
+        >>> SameClass().draw(np.random.default_rng(0), 4, targets=[y])
+        tensor([2, 2, 2, 2])
+    """
+
+    reads_targets: ClassVar[bool] = True
+
+    def between(self, inputs: Sequence[Tensor], targets: Sequence[Tensor]) -> Tensor:
+        """Returns 1 where the classes agree."""
+        return _agree(self, targets[0])
+
+
+@dataclass(frozen=True)
+class OtherClass(Affinity):
+    """A sample of another class, equally likely: no mix is spent within a class.
+
+    Example:
+        >>> y = torch.tensor([0, 0, 1])
+        >>> OtherClass().draw(np.random.default_rng(0), 3, targets=[y])[:2]
+        tensor([2, 1])
+    """
+
+    reads_targets: ClassVar[bool] = True
+
+    def between(self, inputs: Sequence[Tensor], targets: Sequence[Tensor]) -> Tensor:
+        """Returns 1 where the classes differ."""
+        return ~_agree(self, targets[0])
+
+
+@dataclass(frozen=True)
+class NearestNeighbors(Affinity):
+    """One of the nearest samples of the same class in the batch, by Euclidean distance.
+
+    With weights from ``Uniform(0, 1)`` this is SMOTE's interpolation, within a batch. Distances
+    need B² times the size of an input: for large images prefer `SameClass`.
+
+    Reference:
+        | SMOTE: Synthetic Minority Over-sampling Technique (Chawla et al., 2002)
+        | https://arxiv.org/abs/1106.1813
+
+    Args:
+        k: Among how many neighbours one is drawn, at least 1; 5 as in the paper. Where a class
+            has fewer, all of them.
+
+    Raises:
+        MixupTypeError: If k is not an integer.
+        MixupValueError: If it is below 1.
+
+    Example:
+        >>> x, y = torch.tensor([[0.0], [1.0], [5.0], [0.1]]), torch.tensor([0, 0, 0, 1])
+        >>> NearestNeighbors(k=1).draw(np.random.default_rng(0), 4, inputs=[x], targets=[y])
+        tensor([1, 3, 3, 0])
+    """
+
+    reads_inputs: ClassVar[bool] = True
+    reads_targets: ClassVar[bool] = True
+
+    k: int = 5
+
+    def __post_init__(self) -> None:
+        """Refuses what is no number of neighbours.
+
+        Raises:
+            MixupTypeError: If k is not an integer.
+            MixupValueError: If it is below 1.
+        """
+        hint = "Give the number of neighbours to draw from, such as 5."
+        if isinstance(self.k, bool) or not isinstance(self.k, Integral):
+            raise MixupTypeError(f"k={self.k!r} is not an integer. {hint}")
+        if self.k < 1:
+            raise MixupValueError(f"k={self.k!r} is not at least 1. {hint}")
+
+    def between(self, inputs: Sequence[Tensor], targets: Sequence[Tensor]) -> Tensor:
+        """Returns 1 for the k nearest of the same class."""
+        same = _agree(self, targets[0]).fill_diagonal_(0)
+        rows = torch.cat([_rows(x) for x in inputs], dim=1)
+        rows = rows - rows.mean(dim=0)  # as distances are worked out by a matrix product
+        distances = torch.cdist(rows, rows).masked_fill(~same, math.inf)
+        k = min(self.k, len(rows))
+        nearest = distances.topk(k, dim=1, largest=False).indices
+        return torch.zeros_like(distances).scatter_(1, nearest, 1.0) * same
+
+
+@dataclass(frozen=True)
+class LabelKernel(Affinity):
+    r"""A sample with a similar target, for regression: C-Mixup, within the batch.
+
+    .. math:: P(j \mid i) \propto \exp\left(-\frac{\|y_i - y_j\|^2}{2 \, b^2}\right)
+
+    Reference:
+        | C-Mixup: Improving Generalization in Regression (Yao et al., 2022), equation 6
+        | https://arxiv.org/abs/2210.05775
+
+    Args:
+        bandwidth: The standard deviation of the kernel, in the unit of the target, above 0. The
+            paper tunes it; a tenth to the whole of the targets' standard deviation is a start.
+            ``math.inf`` is any other sample.
+
+    Raises:
+        MixupTypeError: If it is not a number.
+        MixupValueError: If it is not above 0.
+
+    Example:
+        >>> y = torch.tensor([0.0, 10.0, 0.1, 10.1])
+        >>> LabelKernel(bandwidth=0.5).draw(np.random.default_rng(0), 4, targets=[y])
+        tensor([2, 2, 2, 2])
+    """
+
+    reads_targets: ClassVar[bool] = True
+
+    bandwidth: float
+
+    def __post_init__(self) -> None:
+        """Refuses what is no bandwidth.
+
+        Raises:
+            MixupTypeError: If it is not a number.
+            MixupValueError: If it is not above 0.
+        """
+        hint = "Give a difference of targets that is still similar, in their unit."
+        bandwidth = check_number("bandwidth", self.bandwidth, 0, math.inf, hint)
+        if bandwidth == 0:
+            raise MixupValueError(f"bandwidth={self.bandwidth!r} is not above 0. {hint}")
+        object.__setattr__(self, "bandwidth", bandwidth)
+
+    def between(self, inputs: Sequence[Tensor], targets: Sequence[Tensor]) -> Tensor:
+        """Returns the Gaussian kernel of the distance between targets.
+
+        Of the exponents the largest of each row is made 0, so that also who is far from all
+        others has a partner: in the limit, the nearest.
+        """
+        rows = _rows(targets[0])
+        # By differences, as a matrix product loses those of targets far from 0, such as years.
+        distances = torch.cdist(rows, rows, compute_mode="donot_use_mm_for_euclid_dist")
+        exponents = -0.5 * (distances / self.bandwidth) ** 2
+        exponents.fill_diagonal_(-math.inf)
+        return torch.exp(exponents - exponents.amax(dim=1, keepdim=True))
 
 
 def draw_shift(rng: np.random.Generator, batch_size: int) -> int:
@@ -30,7 +323,35 @@ def draw_shift(rng: np.random.Generator, batch_size: int) -> int:
     return int(rng.integers(1, batch_size))
 
 
-def partner_indices(shift: int, batch_size: int, device: torch.device | str = "cpu") -> Tensor:
+def pick_partners(affinity: Tensor, uniforms: np.ndarray) -> Tensor:
+    """Draws for each sample one of the others, in proportion to their affinity.
+
+    Args:
+        affinity: Of shape (B, B), at least 0; its diagonal doesn't count, NaN counts as 0.
+        uniforms: Numbers in [0, 1) that decide, of shape (B,), on the host. Nothing waits for
+            the device.
+
+    Returns:
+        How far each partner is, of shape (B,), dtype int64, on the device of ``affinity``: 0,
+        the sample itself, where no other has any.
+
+    Example:
+        >>> affinity = torch.tensor([[9.0, 1.0, 3.0], [0.0, 9.0, 0.0], [1.0, 0.0, 0.0]])
+        >>> pick_partners(affinity, np.array([0.2, 0.5, 0.9]))
+        tensor([1, 0, 1])
+    """
+    dtype = torch.float32 if affinity.device.type == "mps" else torch.float64
+    sums = affinity.to(dtype).nan_to_num(nan=0.0).fill_diagonal_(0).cumsum(dim=1)
+    total = sums[:, -1:]
+    drawn = torch.from_numpy(uniforms).to(dtype).to(affinity.device, non_blocking=True)
+    # Rounded up to the total, it would pick beyond the last who has any.
+    below = torch.nextafter(total, torch.zeros_like(total))
+    picked = torch.searchsorted(sums, torch.minimum(drawn[:, None] * total, below), right=True)
+    own = torch.arange(len(sums), device=affinity.device)
+    return torch.where(total[:, 0] > 0, (picked[:, 0] - own) % len(sums), 0)
+
+
+def partner_indices(shift: Shift, batch_size: int, device: torch.device | str = "cpu") -> Tensor:
     """Returns the position of each sample's partner, of shape (B,) and dtype int64.
 
     Example:
@@ -40,11 +361,36 @@ def partner_indices(shift: int, batch_size: int, device: torch.device | str = "c
     return (torch.arange(batch_size, device=device) + shift) % batch_size
 
 
-def take_partners(x: Tensor, shift: int) -> Tensor:
+def take_partners(x: Tensor, shift: Shift) -> Tensor:
     r"""Returns each sample's partner, as a copy of the shape (B, \*) of ``x``.
 
     Example:
         >>> take_partners(torch.tensor([10, 20, 30]), shift=1)
         tensor([20, 30, 10])
     """
-    return torch.cat((x[shift:], x[:shift]))
+    if isinstance(shift, int):
+        return torch.cat((x[shift:], x[:shift]))
+    return x.index_select(0, partner_indices(shift, len(x), x.device))
+
+
+def _agree(partners: Partners, target: Tensor) -> Tensor:
+    """Returns which targets are equal, of shape (B, B).
+
+    Raises:
+        MixupValueError: If a sample has a map of them.
+    """
+    if target.ndim > 2:
+        raise MixupValueError(
+            f"{partners!r} compares the classes of samples, and the target of shape "
+            f"{tuple(target.shape)} has many for each. Choose AnyOther(), or name first in "
+            "targets= the one that tells a sample's class."
+        )
+    rows = target.reshape(len(target), -1)
+    return (rows[:, None] == rows[None]).all(dim=-1)
+
+
+def _rows(x: Tensor) -> Tensor:
+    """Returns what distances are measured between, of shape (B, N)."""
+    x = torch.view_as_real(x) if x.is_complex() else x
+    rows = x.detach().reshape(len(x), -1)
+    return rows if rows.dtype == torch.float64 else rows.float()

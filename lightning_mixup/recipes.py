@@ -1,204 +1,115 @@
 """How a batch is mixed: recipes, frozen descriptions that draw one `Mix` for each batch.
 
-A recipe has no state and no randomness of its own. What it draws, a `Mix`, is applied alike to
-inputs, hidden features and targets. Nothing here knows Lightning.
+A recipe is put together from a distribution of weights (`weights.py`), a choice of partners
+(`partners.py`) and a way of blending (`blend.py`). It has no state and no randomness of its own.
+Nothing here knows Lightning.
 """
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
-from functools import cached_property
-from numbers import Real
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import KW_ONLY, dataclass, fields, replace
+from numbers import Integral
+from typing import Any, ClassVar, TypeVar
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from lightning_mixup.blend import Weight, interpolate
 from lightning_mixup.errors import MixupTypeError, MixupValueError
-from lightning_mixup.partners import draw_shift, partner_indices, take_partners
-from lightning_mixup.targets import MixedTarget, Usage, make_target
+from lightning_mixup.mixes import Mix, Paired, Pasted, Resized, Rounds, Summed
+from lightning_mixup.partners import ANY_OTHER, Partners, Shift
+from lightning_mixup.regions import draw_boxes, place_boxes, visible_shares
+from lightning_mixup.weights import Beta, Weight, Weights, check_number
 
-__all__ = ["INPUT", "Mix", "Mixup"]
-
-INPUT = "input"
-"""The place that is the input itself."""
+__all__ = ["CutMix", "Mixup", "Overlay", "Recipe", "ResizeMix", "SamplePairing"]
 
 
-@dataclass(frozen=True, eq=False)
-class Mix:
-    r"""One batch's draw: who is mixed with whom, with which weight, and where.
-
-    Args:
-        drawn: The share that a sample keeps of itself, as it was drawn on the host: a number, or
-            an array of shape (B,).
-        shift: Sample i is mixed with sample ``(i + shift) % B``.
-        batch_size: B.
-        device: Where the batch is.
-        place: What is mixed: ``"input"``, the input itself, or the name of a hidden layer.
+class Recipe(ABC):
+    """How a batch is mixed.
 
     Example:
-        >>> mix = Mix(0.75, shift=1, batch_size=2)
-        >>> mix.weight, mix.partner, mix.place
-        (tensor(0.7500, dtype=torch.float64), tensor([1, 0]), 'input')
-        >>> mix.blend(torch.tensor([[0.0], [4.0]]))
-        tensor([[1.],
-                [3.]])
+        >>> isinstance(Mixup(0.2), Recipe), isinstance(CutMix(1.0), Recipe)
+        (True, True)
     """
 
-    drawn: Weight
-    shift: int
-    batch_size: int
-    device: torch.device | str = "cpu"
-    place: str = INPUT
+    partners: Partners = ANY_OTHER
+    """Who is mixed with whom."""
 
-    @cached_property
-    def weight(self) -> Tensor:
-        """The share that a sample keeps of itself, () or (B,), on the batch's device.
-
-        It is float64, so that losses in double precision lose nothing; float32 on Apple's MPS.
-        """
-        dtype = torch.float32 if torch.device(self.device).type == "mps" else torch.float64
-        if isinstance(self.drawn, float):
-            return torch.full((), self.drawn, dtype=dtype, device=self.device)
-        return torch.from_numpy(self.drawn).to(dtype).to(self.device, non_blocking=True)
-
-    @cached_property
-    def partner(self) -> Tensor:
-        """Whom each sample is mixed with, of shape (B,) and dtype int64, on the batch's device."""
-        return partner_indices(self.shift, self.batch_size, self.device)
-
-    def blend(self, x: Tensor) -> Tensor:
-        r"""Returns a mixed copy of a floating-point tensor of shape (B, \*)."""
-        return interpolate(x, self.drawn, self.shift)
-
-    def label(self, y: Tensor, usage: Usage | None = None) -> MixedTarget:
-        r"""Returns a target of shape (B, \*) together with its partners', weighted."""
-        partners = self._partners_of(y)
-        if not isinstance(self.drawn, float):
-            weights = torch.stack([self.weight, 1 - self.weight])
-            return MixedTarget([y, partners], weights, usage)
-        # What is known on the host need not be sorted on the device.
-        rows = [y.clone(), partners] if self.drawn >= 0.5 else [partners, y.clone()]
-        return make_target(rows, self._sorted_weights, usage or Usage())
-
-    @cached_property
-    def _sorted_weights(self) -> Tensor:
-        """The weights of both labels, the larger first: one tensor for all targets of the mix.
-
-        Filled in, as a copy would wait for the device.
-        """
-        drawn = float(self.drawn)
-        weights = self.weight.new_full((2,), min(drawn, 1 - drawn))
-        weights[:1].fill_(max(drawn, 1 - drawn))
-        return weights
-
-    def _partners_of(self, y: Tensor) -> Tensor:
-        """Returns the targets that are mixed in; a weight of 1 has its own.
-
-        Of another one, a loss that is infinite would make NaN with a share of zero.
-        """
-        if isinstance(self.drawn, float):
-            return y.clone() if self.drawn == 1 else take_partners(y, self.shift)
-        partners = take_partners(y, self.shift)
-        for i in np.flatnonzero(self.drawn == 1):
-            partners[i] = y[i]
-        return partners
-
-
-@dataclass(frozen=True)
-class Mixup:
-    r"""Mixup: each sample is interpolated with a partner, and so is its target.
-
-    .. math::
-        \tilde{x} = \lambda x_i + (1 - \lambda) x_j, \quad
-        \tilde{y} = \lambda y_i + (1 - \lambda) y_j, \quad
-        \lambda \sim \mathrm{Beta}(\alpha, \alpha)
-
-    Reference:
-        | mixup: Beyond Empirical Risk Minimization (Zhang et al., 2018)
-        | https://arxiv.org/abs/1710.09412
-
-    Args:
-        alpha: The parameter of the Beta distribution, at least 0. 0 is no mixing, 1 draws weights
-            uniformly, ``math.inf`` mixes half and half. 0.2, the paper's choice for ImageNet, is
-            mild: most samples stay near one parent, so it seldom harms; small data sets and noisy
-            labels take 1.0 and more.
-        per_sample: Draws one weight for each sample rather than one for the batch. One per batch
-            is the paper's own code, and exact for every loss; one per sample varies more within a
-            batch, and needs a loss that is a sum or mean over samples.
-
-    Raises:
-        MixupTypeError: If alpha is not a number, or per_sample not a bool.
-        MixupValueError: If alpha is negative or NaN.
-
-    Example:
-        >>> x, y = torch.randn(8, 3), torch.arange(8)
-        >>> mixed_x, mixed_y = Mixup(alpha=0.2)(x, y)
-        >>> loss = torch.nn.functional.cross_entropy(torch.nn.Linear(3, 8)(mixed_x), mixed_y)
-    """
-
-    alpha: float = 0.2
-    per_sample: bool = field(default=False, kw_only=True)
-
-    def __post_init__(self) -> None:
-        """Refuses an alpha that is no parameter of a Beta distribution.
-
-        Raises:
-            MixupTypeError: If alpha is not a number, or per_sample not a bool.
-            MixupValueError: If alpha is negative or NaN.
-        """
-        hint = "Use 0.2 for mild mixing, 1.0 for strong, 0 for none, math.inf for half and half."
-        if isinstance(self.alpha, bool) or not isinstance(self.alpha, Real):
-            raise MixupTypeError(f"alpha={self.alpha!r} is not a number. {hint}")
-        if not self.alpha >= 0:
-            raise MixupValueError(f"alpha={self.alpha!r} is not at least 0. {hint}")
-        if not isinstance(self.per_sample, bool):
-            raise MixupTypeError(
-                f"per_sample={self.per_sample!r} is not a bool. Give True or False."
-            )
-        object.__setattr__(self, "alpha", float(self.alpha))  # of Fractions and numpy's, too
+    rounds: int = 1
+    """With how many partners each sample is mixed."""
 
     @property
     def mixes(self) -> bool:
         """Whether this recipe ever changes a batch."""
-        return self.alpha > 0
+        return True
 
+    @property
+    def fits_layers(self) -> bool:
+        """Whether hidden features can be mixed like this, and not inputs alone."""
+        return True
+
+    @property
+    def most_partners(self) -> int:
+        """With how many partners a sample is mixed at most."""
+        return self.rounds
+
+    @property
+    def reads_inputs(self) -> bool:
+        """Whether it looks at the inputs."""
+        return self.partners.reads_inputs or not self.fits_layers
+
+    @abstractmethod
     def describe(self) -> str:
-        """Says in words how the weights are drawn."""
-        drawn = "half and half"
-        if not math.isinf(self.alpha):
-            drawn = f"Beta({self.alpha:g}, {self.alpha:g})"
-        return f"{drawn} for each sample" if self.per_sample else drawn
+        """Says in words how a batch is mixed."""
 
+    def __repr__(self) -> str:
+        """Returns the call that makes it, without defaults."""
+        given = {f.name: getattr(self, f.name) for f in fields(self) if f.repr}  # type: ignore[arg-type]
+        defaults = {f.name: f.default for f in fields(self)}  # type: ignore[arg-type]
+        written = [f"{name}={value!r}" for name, value in given.items() if value != defaults[name]]
+        return f"{type(self).__name__}({', '.join(written)})"
+
+    def at_strength(self, strength: float) -> Recipe:
+        """Returns the same recipe, milder: at 1 as it is, at 0 it mixes nothing.
+
+        Raises:
+            MixupValueError: If it knows of no degrees.
+        """
+        if strength == 1:
+            return self
+        raise MixupValueError(
+            f"{self!r} mixes or it doesn't, and has no strength={strength:g}. Let prob= decide "
+            "how often it does."
+        )
+
+    def at_epoch(self, epoch: int) -> Recipe | None:
+        """Returns the recipe that holds in an epoch, None where nothing is mixed."""
+        return self
+
+    @abstractmethod
     def draw(
-        self, rng: np.random.Generator, batch_size: int, device: torch.device | str = "cpu"
+        self,
+        rng: np.random.Generator,
+        batch_size: int,
+        device: torch.device | str = "cpu",
+        inputs: Sequence[Tensor] = (),
+        targets: Sequence[Tensor] = (),
     ) -> Mix | None:
-        """Draws the mix of one batch.
+        r"""Draws the mix of one batch.
 
         Args:
             rng: The source of randomness.
             batch_size: B.
             device: Where the batch is. Nothing waits for it.
+            inputs: Tensors of shape (B, \*), for recipes that look at them.
+            targets: Tensors of shape (B, \*), likewise.
 
         Returns:
-            The mix, or None where there is nothing to mix: for a batch of one, or alpha 0.
-
-        Example:
-            >>> Mixup(alpha=math.inf).draw(np.random.default_rng(0), batch_size=2).weight
-            tensor(0.5000, dtype=torch.float64)
+            The mix, or None where there is nothing to mix, as for a batch of one.
         """
-        if batch_size < 2 or not self.mixes:
-            return None
-        shift = draw_shift(rng, batch_size)
-        half = math.isinf(self.alpha)
-        if self.per_sample:
-            drawn = (
-                np.full(batch_size, 0.5) if half else rng.beta(self.alpha, self.alpha, batch_size)
-            )
-            return Mix(drawn, shift, batch_size, device)
-        return Mix(0.5 if half else rng.beta(self.alpha, self.alpha), shift, batch_size, device)
 
     def __call__(
         self, x: Tensor, y: Tensor, generator: torch.Generator | None = None
@@ -212,24 +123,547 @@ class Mixup:
                 ``torch.manual_seed`` decides.
 
         Returns:
-            The mixed inputs, and a `MixedTarget`; ``x`` and ``y`` themselves for a batch of one
-            and for alpha 0.
+            The mixed inputs, and a `MixedTarget` or what the recipe makes of labels; ``x`` and
+            ``y`` themselves where nothing is mixed, as for a batch of one.
 
         Raises:
             MixupTypeError: If ``x`` is not floating-point, or one of them no tensor.
             MixupValueError: If ``x`` and ``y`` disagree on B.
         """
-        for name, value in (("x", x), ("y", y)):
+        name = type(self).__name__
+        for argument, value in (("x", x), ("y", y)):
             if not isinstance(value, Tensor):
                 raise MixupTypeError(
-                    f"Mixup got a {type(value).__name__} as {name}. Give a tensor, for example "
-                    f"`torch.as_tensor({name})`."
+                    f"{name} got a {type(value).__name__} as {argument}. Give a tensor, for "
+                    f"example `torch.as_tensor({argument})`."
                 )
         if x.ndim == 0 or y.ndim == 0 or len(x) != len(y):
             raise MixupValueError(
-                f"Mixup got inputs of shape {tuple(x.shape)} and targets of shape "
+                f"{name} got inputs of shape {tuple(x.shape)} and targets of shape "
                 f"{tuple(y.shape)}. Give one target for each input."
             )
         seed = int(torch.randint(2**63 - 1, (), generator=generator))
-        mix = self.draw(np.random.Generator(np.random.Philox(seed)), len(x), x.device)
+        rng = np.random.Generator(np.random.Philox(seed))
+        mix = self.draw(rng, len(x), x.device, [x], [y])
         return (x, y) if mix is None else (mix.blend(x), mix.label(y))
+
+
+@dataclass(frozen=True, repr=False)
+class Mixup(Recipe):
+    r"""Mixup: each sample is interpolated with a partner, and so is its target.
+
+    .. math::
+        \tilde{x} = \lambda x_i + (1 - \lambda) x_j, \quad
+        \tilde{y} = \lambda y_i + (1 - \lambda) y_j, \quad
+        \lambda \sim \mathrm{Beta}(\alpha, \alpha)
+
+    Reference:
+        | mixup: Beyond Empirical Risk Minimization (Zhang et al., 2018)
+        | https://arxiv.org/abs/1710.09412
+
+    Args:
+        alpha: The parameter of the Beta distribution, at least 0. 0 is no mixing, 1 draws weights
+            uniformly, ``math.inf`` mixes half and half. 0.2, the paper's choice for ImageNet and
+            the default, is mild: most samples stay near one parent, so it seldom harms; small
+            data sets and noisy labels take 1.0 and more.
+        per_sample: Draws one weight for each sample rather than one for the batch. One per batch
+            is the paper's own code, and exact for every loss; one per sample varies more within a
+            batch, and needs a loss that is a sum or mean over samples.
+        weight: Another distribution than ``Beta(alpha)``: ``Beta(2, 5)``, ``Fixed(0.5)``,
+            ``Uniform(0.0, 1.0)``.
+        partners: Who is mixed with whom, such as ``SameClass()``.
+        rounds: With how many partners each sample is mixed, one after the other: after two,
+            :math:`\lambda_2 (\lambda_1 x_i + (1 - \lambda_1) x_j) + (1 - \lambda_2) x_k`.
+
+    Raises:
+        MixupTypeError: If an argument is of the wrong type.
+        MixupValueError: If alpha is negative or NaN, or given beside weight, or rounds below 1.
+
+    Example:
+        >>> x, y = torch.randn(8, 3), torch.arange(8)
+        >>> mixed_x, mixed_y = Mixup(alpha=0.2)(x, y)
+        >>> loss = torch.nn.functional.cross_entropy(torch.nn.Linear(3, 8)(mixed_x), mixed_y)
+        >>> Mixup(weight=Beta(2, 5), rounds=2)
+        Mixup(weight=Beta(a=2.0, b=5.0), rounds=2)
+    """
+
+    mix: ClassVar[type[Mix]] = Mix
+    """What blends and labels a batch that was drawn: another one makes a recipe of one's own."""
+
+    alpha: float | None = None
+    _: KW_ONLY
+    per_sample: bool = False
+    weight: Weights | None = None
+    partners: Partners = ANY_OTHER
+    rounds: int = 1
+
+    def __post_init__(self) -> None:
+        """Refuses what is no part of a recipe.
+
+        Raises:
+            MixupTypeError: If an argument is of the wrong type.
+            MixupValueError: If a number is out of range, or alpha given beside weight.
+        """
+        _check_weight(self, default=0.2)
+        _check_parts(self)
+        if self.rounds > 1 and self.mix is not Mix:
+            raise MixupValueError(
+                f"{type(self).__name__} blends in a way of its own, in one round, and got "
+                f"rounds={self.rounds}. Leave rounds out."
+            )
+
+    @property
+    def mixes(self) -> bool:
+        """Whether this recipe ever changes a batch."""
+        return _weights_of(self).mixes
+
+    def describe(self) -> str:
+        """Says in words how a batch is mixed."""
+        return _in_words(self)
+
+    def at_strength(self, strength: float) -> Mixup:
+        """Returns the same recipe, milder: at 1 as it is, at 0 it mixes nothing."""
+        return _milder(self, strength)
+
+    def draw(
+        self,
+        rng: np.random.Generator,
+        batch_size: int,
+        device: torch.device | str = "cpu",
+        inputs: Sequence[Tensor] = (),
+        targets: Sequence[Tensor] = (),
+    ) -> Mix | None:
+        """Draws the mix of one batch.
+
+        Example:
+            >>> import math
+            >>> Mixup(alpha=math.inf).draw(np.random.default_rng(0), batch_size=2).weight
+            tensor(0.5000, dtype=torch.float64)
+        """
+        if batch_size < 2 or not self.mixes:
+            return None
+        drawn: Weight = 1.0
+        parts: list[tuple[Weight, Shift]] = []
+        for _ in range(self.rounds):
+            shift = self.partners.draw(rng, batch_size, device, inputs, targets)
+            weight = _weights_of(self).draw(rng, batch_size if self.per_sample else None)
+            drawn = drawn * weight
+            parts = [(share * weight, other) for share, other in parts]
+            parts.append((1 - weight, shift))
+        if self.rounds == 1:
+            return self.mix(drawn, shift, batch_size, device)
+        return Rounds(drawn, parts[0][1], batch_size, device, parts=tuple(parts))
+
+
+@dataclass(frozen=True, repr=False)
+class CutMix(Recipe):
+    r"""CutMix: a box of each sample is replaced by that of its partner; labels count by area.
+
+    The weight is the exact share of the area that a sample keeps. Where the target is a map, as
+    in segmentation, the same box is pasted into it, so that it stays hard. Boxes are cut from
+    series and spectra (one dimension), images (two) and videos (three).
+
+    Reference:
+        | CutMix: Regularization Strategy to Train Strong Classifiers with Localizable Features
+        | (Yun et al., 2019), https://arxiv.org/abs/1905.04899
+
+    Args:
+        alpha: The parameter of the Beta distribution from which the area is drawn, before what
+            lies outside is cut off; 1.0, the paper's, by default.
+        per_sample: Draws a box for each sample rather than one for the batch.
+        weight: Another distribution than ``Beta(alpha)``, within [0, 1].
+        partners: Who is mixed with whom.
+        rounds: How many boxes are pasted, one over the other.
+        dims: The dimensions that are cut; by default all after the channels, of (B, C, ...), and
+            the last of (B, N). ``(-1,)`` cuts out times from a spectrogram, ``(-2, -1)`` the same
+            box from all frames of a video, ``(1,)`` times from series of shape (B, T, C).
+
+    Raises:
+        MixupTypeError: If an argument is of the wrong type.
+        MixupValueError: If a number is out of range, or alpha given beside weight.
+
+    Example:
+        >>> x, y = torch.rand(4, 3, 8, 8), torch.arange(4)
+        >>> mixed_x, mixed_y = CutMix(alpha=1.0)(x, y)
+        >>> mask = (x.mean(dim=1) > 0.5).long()
+        >>> _, mixed_mask = CutMix()(x, mask)
+        >>> mixed_mask.unique()
+        tensor([0, 1])
+    """
+
+    alpha: float | None = None
+    _: KW_ONLY
+    per_sample: bool = False
+    weight: Weights | None = None
+    partners: Partners = ANY_OTHER
+    rounds: int = 1
+    dims: tuple[int, ...] | None = None
+
+    def __post_init__(self) -> None:
+        """Refuses what is no part of a recipe.
+
+        Raises:
+            MixupTypeError: If an argument is of the wrong type.
+            MixupValueError: If a number is out of range, or alpha given beside weight.
+        """
+        _check_weight(self, default=1.0)
+        _check_parts(self)
+        low, high = _weights_of(self).bounds
+        if not 0 <= low <= high <= 1:
+            raise MixupValueError(
+                f"CutMix got weight={self.weight!r}, and an area is a share from 0 to 1. Choose "
+                "weights in this range, or Mixup to extrapolate."
+            )
+        if self.dims is not None:
+            object.__setattr__(self, "dims", _check_dims(self.dims))
+
+    @property
+    def mixes(self) -> bool:
+        """Whether this recipe ever changes a batch."""
+        return _weights_of(self).mixes
+
+    @property
+    def fits_layers(self) -> bool:
+        """Not, as a place of hidden features shows more of an input than is cut."""
+        return False
+
+    def describe(self) -> str:
+        """Says in words how a batch is mixed."""
+        return f"CutMix, area by {_in_words(self)}"
+
+    def at_strength(self, strength: float) -> CutMix:
+        """Returns the same recipe, milder: at 1 as it is, at 0 it mixes nothing."""
+        return _milder(self, strength)
+
+    def draw(
+        self,
+        rng: np.random.Generator,
+        batch_size: int,
+        device: torch.device | str = "cpu",
+        inputs: Sequence[Tensor] = (),
+        targets: Sequence[Tensor] = (),
+    ) -> Mix | None:
+        """Draws the mix of one batch."""
+        if batch_size < 2 or not self.mixes:
+            return None
+        dims, sizes = _cut(self, inputs, self.dims)
+        shifts, boxes = [], []
+        for _ in range(self.rounds):
+            shifts.append(self.partners.draw(rng, batch_size, device, inputs, targets))
+            weight = _weights_of(self).draw(rng, batch_size if self.per_sample else None)
+            boxes.append(draw_boxes(rng, 1 - weight, sizes))
+        kept = visible_shares(boxes, sizes)[0]
+        return Pasted(
+            kept, shifts[0], batch_size, device, boxes=boxes, shifts=shifts, dims=dims, sizes=sizes
+        )
+
+
+@dataclass(frozen=True, repr=False)
+class ResizeMix(Recipe):
+    """ResizeMix: the whole of its partner is made smaller and pasted into each sample.
+
+    Unlike CutMix, what is pasted always shows the partner's object. Labels count by the exact
+    area; maps of labels are resized to the nearest and pasted likewise.
+
+    Reference:
+        | ResizeMix: Mixing Data with Preserved Object Information and True Labels
+        | (Qin et al., 2020), https://arxiv.org/abs/2012.11101
+
+    Args:
+        low: The smallest side of what is pasted, as a part of the whole; 0.1 as in the paper.
+        high: The largest; 0.8 as in the paper. Sides are equally likely in between.
+        partners: Who is mixed with whom.
+
+    Raises:
+        MixupTypeError: If an argument is of the wrong type.
+        MixupValueError: If low and high are no range within [0, 1].
+
+    Example:
+        >>> x, y = torch.rand(4, 3, 8, 8), torch.arange(4)
+        >>> mixed_x, mixed_y = ResizeMix()(x, y)
+    """
+
+    low: float = 0.1
+    high: float = 0.8
+    _: KW_ONLY
+    partners: Partners = ANY_OTHER
+
+    def __post_init__(self) -> None:
+        """Refuses what is no range of sides.
+
+        Raises:
+            MixupTypeError: If an argument is of the wrong type.
+            MixupValueError: If low and high are no range within [0, 1].
+        """
+        hint = "Give the sides of what is pasted as parts of the whole, such as 0.1 to 0.8."
+        for name in ("low", "high"):
+            object.__setattr__(self, name, check_number(name, getattr(self, name), 0, 1, hint))
+        if self.low > self.high:
+            raise MixupValueError(
+                f"ResizeMix(low={self.low!r}, high={self.high!r}) is no range: low is above "
+                f"high. {hint}"
+            )
+        _check_parts(self)
+
+    @property
+    def mixes(self) -> bool:
+        """Whether this recipe ever changes a batch."""
+        return self.high > 0
+
+    @property
+    def fits_layers(self) -> bool:
+        """Not, as a place of hidden features shows more of an input than is pasted."""
+        return False
+
+    def describe(self) -> str:
+        """Says in words how a batch is mixed."""
+        return f"ResizeMix, sides from {self.low:g} to {self.high:g}, {self.partners.describe()}"
+
+    def at_strength(self, strength: float) -> ResizeMix:
+        """Returns the same recipe with smaller sides: at 0 it mixes nothing."""
+        return replace(self, low=self.low * strength, high=self.high * strength)
+
+    def draw(
+        self,
+        rng: np.random.Generator,
+        batch_size: int,
+        device: torch.device | str = "cpu",
+        inputs: Sequence[Tensor] = (),
+        targets: Sequence[Tensor] = (),
+    ) -> Mix | None:
+        """Draws the mix of one batch."""
+        if batch_size < 2 or not self.mixes:
+            return None
+        dims, sizes = _cut(self, inputs, None)
+        shift = self.partners.draw(rng, batch_size, device, inputs, targets)
+        box = place_boxes(rng, rng.uniform(self.low, self.high), sizes)
+        kept = visible_shares([box], sizes)[0]
+        return Resized(
+            kept, shift, batch_size, device, boxes=[box], shifts=[shift], dims=dims, sizes=sizes
+        )
+
+
+@dataclass(frozen=True, repr=False)
+class SamplePairing(Recipe):
+    """SamplePairing: each sample is averaged with a partner, and keeps its own label.
+
+    The training loss stays high, as half of what is seen is another sample: the paper turns it
+    off for the last epochs, and on and off before, which ``prob=`` takes as a schedule.
+
+    Reference:
+        | Data Augmentation by Pairing Samples for Images Classification (Inoue, 2018)
+        | https://arxiv.org/abs/1801.02929
+
+    Args:
+        partners: Who is mixed with whom.
+
+    Raises:
+        MixupTypeError: If they are none.
+
+    Example:
+        >>> x, y = torch.tensor([[0.0], [4.0]]), torch.tensor([0, 1])
+        >>> SamplePairing()(x, y)
+        (tensor([[2.],
+                [2.]]), tensor([0, 1]))
+    """
+
+    partners: Partners = ANY_OTHER
+
+    def __post_init__(self) -> None:
+        """Refuses what is no choice of partners.
+
+        Raises:
+            MixupTypeError: If it is none.
+        """
+        _check_parts(self)
+
+    def describe(self) -> str:
+        """Says in words how a batch is mixed."""
+        return f"SamplePairing, half and half with the own label, {self.partners.describe()}"
+
+    def draw(
+        self,
+        rng: np.random.Generator,
+        batch_size: int,
+        device: torch.device | str = "cpu",
+        inputs: Sequence[Tensor] = (),
+        targets: Sequence[Tensor] = (),
+    ) -> Mix | None:
+        """Draws the mix of one batch."""
+        if batch_size < 2:
+            return None
+        shift = self.partners.draw(rng, batch_size, device, inputs, targets)
+        return Paired(0.5, shift, batch_size, device)
+
+
+@dataclass(frozen=True, repr=False)
+class Overlay(Recipe):
+    """Overlay: samples are added up, with the union of their labels, as sounds are heard together.
+
+    For multi-label classification of sounds, as in solutions of BirdCLEF. Targets are floats, 1
+    for each class that is there; the loss is one per class, such as
+    ``binary_cross_entropy_with_logits``. Weights of the samples' losses are averaged.
+
+    Reference:
+        | BirdCLEF 2023, 2nd place, ``Mixup`` of its models/model.py
+        | https://github.com/LIHANG-HONG/birdclef2023-2nd-place-solution
+
+    Args:
+        rounds: How many partners are added to each sample.
+        partners: Who they are.
+
+    Raises:
+        MixupTypeError: If an argument is of the wrong type.
+        MixupValueError: If rounds is below 1.
+
+    Example:
+        >>> clips, birds = torch.tensor([[0.1, 0.2], [0.0, 0.5]]), torch.eye(2)
+        >>> Overlay()(clips, birds)
+        (tensor([[0.1000, 0.7000],
+                [0.1000, 0.7000]]), tensor([[1., 1.],
+                [1., 1.]]))
+    """
+
+    rounds: int = 1
+    _: KW_ONLY
+    partners: Partners = ANY_OTHER
+
+    def __post_init__(self) -> None:
+        """Refuses what is no part of a recipe.
+
+        Raises:
+            MixupTypeError: If an argument is of the wrong type.
+            MixupValueError: If rounds is below 1.
+        """
+        _check_parts(self)
+
+    def describe(self) -> str:
+        """Says in words how a batch is mixed."""
+        return f"sums of {self.rounds + 1} with all their labels, {self.partners.describe()}"
+
+    def draw(
+        self,
+        rng: np.random.Generator,
+        batch_size: int,
+        device: torch.device | str = "cpu",
+        inputs: Sequence[Tensor] = (),
+        targets: Sequence[Tensor] = (),
+    ) -> Mix | None:
+        """Draws the mix of one batch."""
+        if batch_size < 2:
+            return None
+        shifts = [
+            self.partners.draw(rng, batch_size, device, inputs, targets)
+            for _ in range(self.rounds)
+        ]
+        return Summed(1.0, shifts[0], batch_size, device, shifts=shifts)
+
+
+_Weighed = TypeVar("_Weighed", Mixup, CutMix)
+
+
+def _weights_of(recipe: Mixup | CutMix) -> Weights:
+    """Returns the distribution that a recipe draws weights from."""
+    return Beta(recipe.alpha) if recipe.weight is None else recipe.weight  # type: ignore[arg-type]
+
+
+def _milder(recipe: _Weighed, strength: float) -> _Weighed:
+    return replace(recipe, alpha=None, weight=_weights_of(recipe).at_strength(strength))
+
+
+def _in_words(recipe: Mixup | CutMix) -> str:
+    each = " for each sample" if recipe.per_sample else ""
+    rounds = f" in {recipe.rounds} rounds" if recipe.rounds > 1 else ""
+    return f"{_weights_of(recipe).describe()}{each}{rounds}, {recipe.partners.describe()}"
+
+
+def _check_weight(recipe: Mixup | CutMix, default: float) -> None:
+    """Completes a recipe that says nothing of its weights.
+
+    Raises:
+        MixupTypeError: If alpha is not a number, or weight no distribution.
+        MixupValueError: If alpha is negative or NaN, or both are given.
+    """
+    name, alpha, weight = type(recipe).__name__, recipe.alpha, recipe.weight
+    if weight is None:
+        hint = "Use 0.2 for mild mixing, 1.0 for strong, 0 for none, math.inf for half and half."
+        number = check_number("alpha", default if alpha is None else alpha, 0, math.inf, hint)
+        object.__setattr__(recipe, "alpha", number)  # of Fractions and numpy's, too
+    elif alpha is not None:
+        raise MixupValueError(
+            f"{name} got both alpha={alpha!r} and weight={weight!r}. alpha is short for "
+            "weight=Beta(alpha): give one of them."
+        )
+    elif not isinstance(weight, Weights):
+        raise MixupTypeError(
+            f"weight={weight!r} is a {type(weight).__name__}, not a distribution of weights. "
+            "Write, for example, weight=Fixed(0.5)."
+        )
+
+
+def _check_parts(recipe: Recipe) -> None:
+    """Refuses partners that are none, a flag that is none, and a number of rounds that is none.
+
+    Raises:
+        MixupTypeError: If one is of the wrong type.
+        MixupValueError: If rounds is below 1.
+    """
+    per_sample = getattr(recipe, "per_sample", False)
+    if not isinstance(per_sample, bool):
+        raise MixupTypeError(f"per_sample={per_sample!r} is not a bool. Give True or False.")
+    if not isinstance(recipe.partners, Partners):
+        raise MixupTypeError(
+            f"partners={recipe.partners!r} is a {type(recipe.partners).__name__}, and says not "
+            "who is mixed with whom. Write, for example, partners=SameClass()."
+        )
+    hint = "Give the number of partners that each sample is mixed with, such as 1."
+    if isinstance(recipe.rounds, bool) or not isinstance(recipe.rounds, Integral):
+        raise MixupTypeError(f"rounds={recipe.rounds!r} is not an integer. {hint}")
+    if recipe.rounds < 1:
+        raise MixupValueError(f"rounds={recipe.rounds!r} is not at least 1. {hint}")
+
+
+def _check_dims(dims: Any) -> tuple[int, ...]:
+    """Returns the dimensions that are cut, as a tuple.
+
+    Raises:
+        MixupTypeError: If they are no integers.
+        MixupValueError: If there are none, one is twice there, or the samples' own among them.
+    """
+    hint = "Give those that are cut, such as (-2, -1) for images."
+    if not isinstance(dims, (tuple, list)) or not all(
+        isinstance(dim, Integral) and not isinstance(dim, bool) for dim in dims
+    ):
+        raise MixupTypeError(f"dims={dims!r} are no dimensions. {hint}")
+    if not dims or len(set(dims)) < len(dims) or 0 in dims:
+        raise MixupValueError(
+            f"dims={dims!r} must be different dimensions, and not 0, along which samples lie. "
+            f"{hint}"
+        )
+    return tuple(int(dim) for dim in dims)
+
+
+def _cut(
+    recipe: Recipe, inputs: Sequence[Tensor], dims: tuple[int, ...] | None
+) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Returns the dimensions of the inputs that are cut, and how long they are.
+
+    Raises:
+        MixupValueError: If there are no inputs, or the first has no such dimensions.
+    """
+    name = type(recipe).__name__
+    if not inputs:
+        raise MixupValueError(
+            f"{name} draws boxes in the size of the inputs, and got none. Write "
+            "draw(rng, batch_size, device, inputs=[x])."
+        )
+    shape = tuple(inputs[0].shape)
+    count = min(1, len(shape) - 1) if len(shape) < 3 else len(shape) - 2
+    cut = tuple(range(-count, 0)) if dims is None else dims
+    if not 1 <= len(cut) <= 3 or not all(-len(shape) < dim < len(shape) for dim in cut):
+        raise MixupValueError(
+            f"{name} cuts one, two or three dimensions after that of the samples, and can't cut "
+            f"dims={cut} from inputs of shape {shape}. Inputs are of shape (B, N), (B, C, L), "
+            "(B, C, H, W) or (B, C, T, H, W)."
+        )
+    return cut, tuple(shape[dim] for dim in cut)

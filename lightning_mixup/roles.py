@@ -25,6 +25,7 @@ __all__ = [
     "is_alike",
     "is_float",
     "is_named_id",
+    "is_weight",
     "likely_targets",
     "other_labels",
     "tells_apart",
@@ -88,6 +89,11 @@ def find_weights(batch: Any, leaves: dict[Path, Any], known: tuple[Path, ...]) -
         for path in by_name(batch, leaves, WEIGHT_NAMES)
         if path not in known and length_of(leaves[path]) in sizes and can_be_mixed(leaves[path])
     )
+
+
+def is_weight(batch: Any, path: Path) -> bool:
+    """Returns whether an entry is called a weight, by which the losses of samples count."""
+    return key_of(batch, path).lower() in WEIGHT_NAMES
 
 
 def likely_targets(

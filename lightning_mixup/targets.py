@@ -67,6 +67,7 @@ class Usage:
     """What became of one mix's labels, shared by all that was made of them.
 
     Attributes:
+        mixes: Whether there are any; a recipe may leave labels as they are.
         touched: Whether any operation was given mixed labels.
         met_gradient: Whether mixed labels met a gradient.
         reordered: Whether mixed labels were put into another order.
@@ -83,6 +84,7 @@ class Usage:
         "ended",
         "kept",
         "met_gradient",
+        "mixes",
         "moved",
         "per_sample",
         "ranking",
@@ -92,6 +94,7 @@ class Usage:
     )
 
     def __init__(self, *, per_sample: bool = False) -> None:
+        self.mixes = True
         self.touched = False
         self.reordered = False
         self.met_gradient = False

@@ -37,7 +37,9 @@ def stub_trainer(number, rank=0):
     """Returns what a draw reads off a trainer."""
     progress = SimpleNamespace(total=SimpleNamespace(processed=number))
     loop = SimpleNamespace(epoch_loop=SimpleNamespace(batch_progress=progress))
-    return SimpleNamespace(fit_loop=loop, global_rank=rank, distributed_sampler_kwargs=None)
+    return SimpleNamespace(
+        fit_loop=loop, global_rank=rank, distributed_sampler_kwargs=None, current_epoch=0
+    )
 
 
 def draw(callback, number, size=16, rank=0, device="cpu"):

@@ -25,7 +25,9 @@ def stub_trainer(number, rank):
     progress = SimpleNamespace(total=SimpleNamespace(processed=number))
     loop = SimpleNamespace(epoch_loop=SimpleNamespace(batch_progress=progress))
     share = {"num_replicas": 2**40, "rank": rank}
-    return SimpleNamespace(fit_loop=loop, global_rank=rank, distributed_sampler_kwargs=share)
+    return SimpleNamespace(
+        fit_loop=loop, global_rank=rank, distributed_sampler_kwargs=share, current_epoch=0
+    )
 
 
 def make(seed=1, **settings):

@@ -1,0 +1,374 @@
+"""One batch's draw: a `Mix`, which is applied alike to inputs, hidden features and targets.
+
+A recipe draws it; its class says how samples are blended and what becomes of their labels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import ClassVar
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from lightning_mixup.blend import combine, interpolate, paste, paste_resized
+from lightning_mixup.errors import MixupRuntimeError, MixupTypeError, MixupValueError
+from lightning_mixup.partners import Shift, partner_indices, take_partners
+from lightning_mixup.regions import Boxes, visible_shares
+from lightning_mixup.targets import MixedTarget, Usage, make_target
+from lightning_mixup.weights import Weight
+
+__all__ = [
+    "INPUT",
+    "Blend",
+    "Joined",
+    "Mix",
+    "Paired",
+    "Pasted",
+    "Resized",
+    "Rounds",
+    "Summed",
+]
+
+INPUT = "input"
+"""The place that is the input itself."""
+
+Blend = tuple[Weight, list[tuple[Weight, Shift]]]
+"""What a blended sample is a sum of: its own share, and those of its partners."""
+
+
+@dataclass(frozen=True, eq=False)
+class Mix:
+    r"""One batch's draw: who is mixed with whom, with which weight, and where.
+
+    Samples are interpolated, and so are their labels. A subclass may do otherwise: `blend` and
+    `label` are all that is ever asked of it.
+
+    Args:
+        drawn: The share that a sample keeps of itself, as it was drawn on the host: a number, or
+            an array of shape (B,).
+        shift: Sample i is mixed with sample ``(i + shift) % B``: a number, or a tensor of shape
+            (B,) on the batch's device.
+        batch_size: B.
+        device: Where the batch is.
+        place: What is mixed: ``"input"``, the input itself, or the name of a hidden layer.
+
+    Example:
+        >>> mix = Mix(0.75, shift=1, batch_size=2)
+        >>> mix.weight, mix.partner, mix.place
+        (tensor(0.7500, dtype=torch.float64), tensor([1, 0]), 'input')
+        >>> mix.blend(torch.tensor([[0.0], [4.0]]))
+        tensor([[1.],
+                [3.]])
+    """
+
+    doubles: ClassVar[bool] = False
+    """Whether a mixed batch has the samples of the clean one before its own."""
+
+    drawn: Weight
+    shift: Shift
+    batch_size: int
+    device: torch.device | str = "cpu"
+    place: str = INPUT
+
+    @cached_property
+    def weight(self) -> Tensor:
+        """The share that a sample keeps of itself, () or (B,), on the batch's device.
+
+        It is float64, so that losses in double precision lose nothing; float32 on Apple's MPS.
+        """
+        return self._on_device(self.drawn)
+
+    @cached_property
+    def partner(self) -> Tensor:
+        """Whom each sample is mixed with, of shape (B,) and dtype int64, on the batch's device.
+
+        With several rounds, whom it is mixed with first.
+        """
+        return partner_indices(self.shift, self.batch_size, self.device)
+
+    @property
+    def shares(self) -> list[tuple[Weight, Shift]]:
+        """The share of each partner in the labels, and how far it is."""
+        return [(1 - self.drawn, self.shift)]
+
+    @property
+    def linear(self) -> Blend:
+        """What `blend` makes a sum of.
+
+        Raises:
+            MixupRuntimeError: If it is not known to be one.
+        """
+        if type(self).blend is not Mix.blend:
+            raise MixupRuntimeError(
+                f"{type(self).__name__} blends in a way of its own, whose gradient is not known "
+                "inside a compiled network. Mix at the input, or compile the parts of the network "
+                "before and after the layer."
+            )
+        return self.drawn, self.shares
+
+    def blend(self, x: Tensor) -> Tensor:
+        r"""Returns a mixed copy of a floating-point tensor of shape (B, \*)."""
+        return interpolate(x, self.drawn, self.shift)
+
+    def label(self, y: Tensor, usage: Usage | None = None) -> Tensor:
+        r"""Returns a target of shape (B, \*) together with its partners', weighted.
+
+        It is a `MixedTarget`, or a plain tensor where a mixed sample has a label of its own.
+        """
+        rows = [y.clone(), *(take_partners(y, shift) for _, shift in self.shares)]
+        weights = [self.drawn, *(share for share, _ in self.shares)]
+        if all(isinstance(weight, float) for weight in weights):
+            # What is known on the host need not be sorted on the device.
+            order, sorted_weights = self._ranking
+            ranked = [rows[k] for k in order]
+            # Of another one, a loss that is infinite would make NaN with a share of zero.
+            ranked = [
+                ranked[0].clone() if weights[k] == 0 else ranked[at] for at, k in enumerate(order)
+            ]
+            return make_target(ranked, sorted_weights, usage or Usage())
+        full = np.stack([np.broadcast_to(weight, self.batch_size) for weight in weights])
+        largest = full.argmax(axis=0)
+        for k, i in np.argwhere(full == 0):
+            rows[k][i] = rows[largest[i]][i]
+        return MixedTarget(rows, torch.stack([self._on_device(row) for row in full]), usage)
+
+    def weigh(self, weights: Tensor, usage: Usage | None = None) -> Tensor:
+        r"""Returns the weights of the samples' losses, of shape (B, \*), mixed as labels are."""
+        return self.label(weights, usage)
+
+    @cached_property
+    def _ranking(self) -> tuple[list[int], Tensor]:
+        """The order of the candidates, the largest weight first, and the weights in this order.
+
+        One tensor for all targets of the mix. Filled in, as a copy would wait for the device.
+        """
+        weights = [float(self.drawn), *(float(share) for share, _ in self.shares)]
+        order = sorted(range(len(weights)), key=lambda k: -weights[k])
+        ranked = self.weight.new_empty(len(weights))
+        for place, k in enumerate(order):
+            ranked[place : place + 1].fill_(weights[k])
+        return order, ranked
+
+    def _on_device(self, weight: Weight) -> Tensor:
+        dtype = torch.float32 if torch.device(self.device).type == "mps" else torch.float64
+        if isinstance(weight, float):
+            return torch.full((), weight, dtype=dtype, device=self.device)
+        return torch.from_numpy(weight).to(dtype).to(self.device, non_blocking=True)
+
+
+@dataclass(frozen=True, eq=False)
+class Rounds(Mix):
+    """Several rounds of interpolation, each with partners of the batch as it was.
+
+    Args:
+        parts: The share of each partner, and how far it is. ``drawn`` is what remains.
+
+    Example:
+        >>> mix = Rounds(0.5, shift=1, batch_size=3, parts=((0.25, 1), (0.25, 2)))
+        >>> mix.blend(torch.tensor([[0.0], [4.0], [8.0]]))
+        tensor([[3.],
+                [4.],
+                [5.]])
+    """
+
+    parts: Sequence[tuple[Weight, Shift]] = field(kw_only=True)
+
+    @property
+    def shares(self) -> list[tuple[Weight, Shift]]:
+        """The share of each partner in the labels, and how far it is."""
+        return list(self.parts)
+
+    @property
+    def linear(self) -> Blend:
+        """What `blend` makes a sum of."""
+        return self.drawn, self.shares
+
+    def blend(self, x: Tensor) -> Tensor:
+        r"""Returns a mixed copy of a floating-point tensor of shape (B, \*)."""
+        return combine(x, *self.linear)
+
+
+@dataclass(frozen=True, eq=False)
+class Paired(Mix):
+    """Samples are interpolated, and keep their own labels."""
+
+    @property
+    def linear(self) -> Blend:
+        """What `blend` makes a sum of."""
+        return self.drawn, self.shares
+
+    def label(self, y: Tensor, usage: Usage | None = None) -> Tensor:
+        """Returns a target as it is."""
+        return y
+
+
+@dataclass(frozen=True, eq=False)
+class Summed(Mix):
+    """Samples are added up, and have all labels that any of them has.
+
+    Args:
+        shifts: How far each partner is.
+    """
+
+    shifts: Sequence[Shift] = field(kw_only=True)
+
+    @property
+    def shares(self) -> list[tuple[Weight, Shift]]:
+        """Each partner is heard like the sample itself."""
+        return [(1.0, shift) for shift in self.shifts]
+
+    @property
+    def linear(self) -> Blend:
+        """What `blend` makes a sum of."""
+        return 1.0, self.shares
+
+    def blend(self, x: Tensor) -> Tensor:
+        r"""Returns the sums, of shape (B, \*)."""
+        return combine(x, *self.linear)
+
+    def label(self, y: Tensor, usage: Usage | None = None) -> Tensor:
+        r"""Returns the union of the labels, a plain tensor.
+
+        Raises:
+            MixupTypeError: If they are indices, of which a sample can have only one.
+        """
+        if not y.is_floating_point():
+            raise MixupTypeError(
+                f"Overlay gives a sum of samples all their labels, and a target of {y.dtype} and "
+                f"shape {tuple(y.shape)} has room for one. Give floats, 1 for each class that is "
+                "there: of class indices, `torch.nn.functional.one_hot(y, num_classes).float()`."
+            )
+        return torch.stack([y, *(take_partners(y, shift) for shift in self.shifts)]).amax(dim=0)
+
+    def weigh(self, weights: Tensor, usage: Usage | None = None) -> Tensor:
+        """Returns the mean of what the losses of those added up would count."""
+        others = (take_partners(weights, shift) for shift in self.shifts)
+        return torch.stack([weights, *others]).mean(dim=0)
+
+
+@dataclass(frozen=True, eq=False)
+class Pasted(Mix):
+    """A box of each sample is replaced by that of its partner; labels count by area.
+
+    Args:
+        boxes: Those of each round, of shape (D, 2) or (B, D, 2), pasted one over the other.
+        shifts: How far the partner of each round is.
+        dims: The D dimensions of an input that are cut, counted from its end where negative.
+        sizes: How long they are.
+    """
+
+    boxes: Sequence[Boxes] = field(kw_only=True)
+    shifts: Sequence[Shift] = field(kw_only=True)
+    dims: Sequence[int] = field(kw_only=True)
+    sizes: Sequence[int] = field(kw_only=True)
+    name: ClassVar[str] = "CutMix"
+
+    @property
+    def shares(self) -> list[tuple[Weight, Shift]]:
+        """The share of the area that shows each partner, and how far it is."""
+        areas = visible_shares(self.boxes, self.sizes)[1:]
+        return list(zip(areas, self.shifts, strict=True))
+
+    def blend(self, x: Tensor) -> Tensor:
+        r"""Returns a copy of a tensor of shape (B, \*) with boxes pasted in.
+
+        Raises:
+            MixupValueError: If its size is another than that of the boxes.
+        """
+        if self._sizes_in(x) != list(self.sizes):
+            raise MixupValueError(
+                f"{self.name} pastes the same boxes, drawn for the sizes {tuple(self.sizes)}, "
+                f"into all inputs, and one has the shape {tuple(x.shape)}. Name inputs of one "
+                "size by inputs=, or choose Mixup."
+            )
+        return self._pasted(x, is_map=False)
+
+    def label(self, y: Tensor, usage: Usage | None = None) -> Tensor:
+        """Returns labels weighted by area; of a map of labels a plain copy, pasted likewise."""
+        return self._pasted(y, is_map=True) if self._is_map(y) else super().label(y, usage)
+
+    def _is_map(self, y: Tensor) -> bool:
+        """Returns whether a target has a label for each place that can be pasted.
+
+        Raises:
+            MixupValueError: If that can't be told, or it has one for each of other places.
+        """
+        fits = self._sizes_in(y) == list(self.sizes)
+        shape, sizes = tuple(y.shape), tuple(self.sizes)
+        if fits and y.ndim == 2 and y.is_floating_point():
+            raise MixupValueError(
+                f"{self.name} can't tell whether the target of shape {shape} has a label for each "
+                f"place, as the input is of the size {sizes}, or a share for each class. Write "
+                "y.unsqueeze(1) for labels of places, and class indices for those of samples."
+            )
+        if not fits and y.ndim > 2:
+            raise MixupValueError(
+                f"{self.name} pastes into maps of labels what it pastes into the input, of the "
+                f"size {sizes}, and the target has the shape {shape}. Give both one size, say by "
+                f"{self.name}(dims=...) which dimensions are cut, or choose Mixup."
+            )
+        return fits
+
+    def _sizes_in(self, tensor: Tensor) -> list[int]:
+        """Returns how long the dimensions are that are cut, if a tensor has them."""
+        found = [dim for dim in self.dims if -tensor.ndim < dim < tensor.ndim]
+        return [tensor.shape[dim] for dim in found]
+
+    def _pasted(self, x: Tensor, *, is_map: bool) -> Tensor:
+        pasted = None
+        for box, shift in zip(self.boxes, self.shifts, strict=True):
+            pasted = paste(x, box, shift, self.dims, pasted)
+        return x if pasted is None else pasted
+
+
+@dataclass(frozen=True, eq=False)
+class Resized(Pasted):
+    """The whole of its partner is resized and pasted into each sample; labels count by area."""
+
+    name: ClassVar[str] = "ResizeMix"
+
+    def _pasted(self, x: Tensor, *, is_map: bool) -> Tensor:
+        return paste_resized(x, self.boxes[0], self.shift, self.dims, is_map=is_map)
+
+
+@dataclass(frozen=True, eq=False)
+class Joined(Mix):
+    """The clean batch, and after it the mixed one.
+
+    Args:
+        mix: How the mixed one is mixed.
+    """
+
+    doubles: ClassVar[bool] = True
+
+    mix: Mix = field(kw_only=True)
+
+    @classmethod
+    def of(cls, mix: Mix) -> Joined:
+        """Returns a mix together with the clean batch."""
+        return cls(mix.drawn, mix.shift, mix.batch_size, mix.device, mix.place, mix=mix)
+
+    def blend(self, x: Tensor) -> Tensor:
+        r"""Returns the samples and the mixed ones, of shape (2 B, \*)."""
+        return torch.cat((x, self.mix.blend(x)))
+
+    def label(self, y: Tensor, usage: Usage | None = None) -> Tensor:
+        """Returns the targets and the mixed ones: of the former, all candidates are the same."""
+        return self._joined(y, self.mix.label(y), usage)
+
+    def weigh(self, weights: Tensor, usage: Usage | None = None) -> Tensor:
+        """Returns the weights of the losses, likewise."""
+        return self._joined(weights, self.mix.weigh(weights), usage)
+
+    def _joined(self, y: Tensor, mixed: Tensor, usage: Usage | None) -> Tensor:
+        if not isinstance(mixed, MixedTarget):
+            return torch.cat((y, mixed))
+        rows = [torch.cat((y, row)) for row in mixed.candidates]
+        if mixed.weights.ndim == 1:
+            return make_target(rows, mixed.weights, usage or Usage())
+        weights = mixed.weights.reshape(len(rows), -1)
+        return MixedTarget(rows, torch.cat((weights, weights), dim=1), usage)
