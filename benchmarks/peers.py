@@ -42,6 +42,28 @@ def packaged(x: Tensor, y: Tensor) -> Mixers:
     return made
 
 
+def packaged_cutmix(x: Tensor, y: Tensor) -> Mixers:
+    """Returns calls that paste boxes, by the package."""
+    made: Mixers = {}
+    if find_spec("timm"):
+        from timm.data.mixup import Mixup
+
+        own = x.clone()  # it mixes in place
+        by_timm = Mixup(mixup_alpha=0.0, cutmix_alpha=1.0, label_smoothing=0, num_classes=CLASSES)
+        made["timm `Mixup(cutmix_alpha=1.0)`, in place"] = lambda: by_timm(own, y)
+    if find_spec("torchvision"):
+        from torchvision.transforms.v2 import CutMix
+
+        by_torchvision = CutMix(alpha=1.0, num_classes=CLASSES)
+        made["torchvision `v2.CutMix`"] = lambda: by_torchvision(x, y)
+    if find_spec("kornia"):
+        from kornia.augmentation import RandomCutMixV2
+
+        by_kornia = RandomCutMixV2(p=1.0, data_keys=["input", "class"])
+        made["kornia `RandomCutMixV2`"] = lambda: by_kornia(x, y)
+    return made
+
+
 def of_the_paper(x: Tensor, weight: float) -> Tensor:
     """`mixup_data` of github.com/facebookresearch/mixup-cifar10, train.py."""
     index = torch.randperm(len(x), device=x.device)

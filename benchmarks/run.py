@@ -15,6 +15,7 @@ from collections.abc import Callable, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
+import blends
 import gpu
 import hidden_layer
 import imports
@@ -30,6 +31,7 @@ README = Path(__file__).parent / "README.md"
 START, END = "<!-- table -->\n", "<!-- end of table -->\n"
 TOPICS: dict[str, Callable[[Plan], list[Row]]] = {
     "inputs": inputs.rows,
+    "blends": blends.rows,
     "hidden_layer": hidden_layer.rows,
     "labels": labels.rows,
     "steps": steps.rows,

@@ -207,8 +207,15 @@ def combine(x: Tensor, own: Weight, parts: Sequence[tuple[Weight, Shift]]) -> Te
     """
     total: Tensor = x * _broadcast(own, x)
     for share, shift in parts:
-        column = _broadcast(share, x)
-        total = total + _kept(take_partners(x, shift), column) * column
+        if isinstance(shift, Tensor):
+            _add(total, take_partners(x, shift), share)
+        else:  # by slices, no partner is copied
+            head = len(x) - shift
+            first, last = (
+                (share, share) if isinstance(share, float) else (share[:head], share[head:])
+            )
+            _add(total[:head], x[shift:], first)
+            _add(total[head:], x[:shift], last)
     return total
 
 
@@ -222,9 +229,9 @@ def transpose_combine(grad: Tensor, own: Weight, parts: Sequence[tuple[Weight, S
     """
     total: Tensor = grad * _broadcast(own, grad)
     for share, shift in parts:
-        column = _broadcast(share, grad)
-        partners = partner_indices(shift, len(grad), grad.device)
-        total = total.index_add(0, partners, _kept(grad, column) * column)
+        passed = torch.zeros_like(grad)
+        _add(passed, grad, share)
+        total = total.index_add(0, partner_indices(shift, len(grad), grad.device), passed)
     return total
 
 
@@ -302,11 +309,14 @@ def paste_resized(
     return out
 
 
-def _kept(x: Tensor, column: Any) -> Tensor:
-    """Returns what is multiplied by shares, with 0 in place of what a share of 0 makes vanish."""
-    if isinstance(column, Tensor):
-        return x.where(column != 0, 0)
-    return x if column else torch.zeros_like(x)
+def _add(total: Tensor, x: Tensor, share: Weight) -> None:
+    """Adds a share of samples in place; of what has a share of 0, it doesn't matter what it is."""
+    if isinstance(share, float):
+        if share:
+            total.add_(x, alpha=share)
+        return
+    column = _broadcast(share, x)
+    total.addcmul_(x if share.all() else x.where(column != 0, 0), column)
 
 
 def _region(box: Boxes, dims: Sequence[int], ndim: int) -> tuple[slice, ...]:
