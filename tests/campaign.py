@@ -109,8 +109,8 @@ class Case:
             meant = (("x", "x2", "w"), ("y",)) if by_place else (("x", "x2"), ("y", "w"))
             return [part for part in meant[role] if part in parts]
         first = self.forms[0].parts(TASKS[self.task], self.seed)
-        paths = [self.forms[0].path(part, first) for part in named if part in first]
-        return [part for part in parts if self.forms[k].is_at(part, parts, paths)]
+        paths = [path for part in named for path in self.forms[0].paths(part, first)]
+        return [part for part in parts if {*self.forms[k].paths(part, parts)} & {*paths}]
 
 
 class Criterion(nn.Module):
@@ -279,8 +279,8 @@ def _compared(case, module, k, step, parts, handed):
     """Compares a step with its mixture by hand, and returns whether it was mixed."""
     mix, roles = step.mix, case.mixed(k, parts)
     sizes = {_size(parts[part]) for part in _counted(case, roles) or ["x"]} if case.mixes else {0}
-    if len(sizes) > 1:  # One row for all samples, which torch broadcasts, is mixed with itself.
-        _require(1 in sizes, "entries of several sizes are mixed")
+    if len(sizes) > 1:  # One row for all, which torch broadcasts, is mixed with itself.
+        _require(min(sizes) < 2, "entries of several sizes are mixed")
         return mix is not None
     (size,) = sizes
     may_be = case.mixes and size > 1
@@ -295,7 +295,7 @@ def _compared(case, module, k, step, parts, handed):
     found, expected = [step.loss, *step.gradients], [loss.detach(), *_gradients(module)]
     _require(len(found) == len(expected), "another set of gradients")
     # An infinite input mixes to infinity by hand, and to infinity or NaN in one pass of `lerp`.
-    if mix and any(form.layout == "infinite" for form in case.forms) and step.loss.isnan():
+    if mix and mix.place == "input" and case.forms[k].layout == "infinite":
         return True
     for ours, theirs in zip(found, expected, strict=True):
         _require(_close(ours, theirs, _tolerance(parts)), f"{ours} where {theirs} is expected")
@@ -328,15 +328,11 @@ def by_hand(case, module, parts, roles, mix):
     inputs, targets = roles
     at_input = inputs if mix.place == "input" else ()
     mixed = {**parts, **{part: _blend(parts[part], weight, partner) for part in at_input}}
-    follows = "y" in targets and not task.numbers
     candidates = [dict(mixed), dict(mixed)]
     for part in targets:
-        value = parts[part]
-        is_quantity = value.is_floating_point() or value.is_complex()
-        is_number = is_quantity and not (follows and part in ("y", "w"))
-        own, other = value, value[partner]
-        if is_number:
-            own = other = _blend(value, weight, partner)
+        own, other = parts[part], parts[part][partner]
+        if _is_number(case, parts, part, targets):
+            own = other = _blend(own, weight, partner)
         candidates[0][part], candidates[1][part] = own, other
     shares = [weight, 1 - weight]
     place, blend = mix.place, lambda x: _blend(x, weight, partner)
@@ -346,6 +342,19 @@ def by_hand(case, module, parts, roles, mix):
         losses = [module.loss_of(candidate, place, blend) for candidate in candidates]
         return sum(share * loss for share, loss in zip(shares, losses, strict=True))
     return _by_sample(module, task, candidates, shares, place, blend)
+
+
+def _is_number(case, parts, part, targets):
+    """Floats are mixed as numbers, unless they meet what has no number in between."""
+    views = [view for view in ("x", "x2") if view in targets]
+    discrete = any(not _is_quantity(parts[view]) for view in views)
+    if part in ("y", "w"):
+        discrete |= "y" in targets and not TASKS[case.task].numbers
+    return _is_quantity(parts[part]) and not discrete
+
+
+def _is_quantity(tensor):
+    return tensor.is_floating_point() or tensor.is_complex()
 
 
 def _by_sample(module, task, candidates, shares, place, blend):

@@ -188,10 +188,12 @@ class Form:
     def path(self, part, parts):
         return CONTAINERS[self.container].path(list(parts), self._names, part)
 
-    def is_at(self, part, parts, paths):
-        """Whether a part is at one of these paths; of a namedtuple, by its place as well."""
+    def paths(self, part, parts):
+        """Returns the ways to a part, if there is any; in a namedtuple it has a place as well."""
+        if part not in parts:
+            return []
         by_place = [(list(parts).index(part),)] * (self.container == "namedtuple")
-        return any(path in paths for path in (self.path(part, parts), *by_place))
+        return [self.path(part, parts), *by_place]
 
     def is_built_like(self, other):
         mine, theirs = (
