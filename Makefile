@@ -1,5 +1,6 @@
 # make demo     run the example: a table and a reliability diagram, in about two minutes
-# make examples mix at hidden layers: digits, and the words of docstrings; in two minutes
+# make examples mix at hidden layers: digits, and the words of docstrings; compare recipes; in
+#               three minutes
 # make pictures draw the reports of docs/reading-the-report.md, from four runs; in a minute
 # make test     run the tests, with the docstrings' examples and the README's blocks
 # make oldest   run them on the oldest Lightning and torchmetrics that pyproject.toml allows
@@ -42,6 +43,7 @@ demo: $(READY)
 
 examples: $(READY)
 	$(PY) examples/hidden_layers.py
+	$(PY) examples/recipes.py
 	$(PY) examples/text.py
 
 pictures: $(READY)

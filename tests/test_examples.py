@@ -172,6 +172,16 @@ def test_each_verdict_has_its_picture(tmp_path, monkeypatch):
     assert printed.count("Too few samples to tell: of 40") == 1
 
 
+def test_recipes_are_compared_with_no_mixing():
+    printed, example = run_example("recipes", seeds=2, epochs=1)
+
+    figure = r"\d+\.\d{3} ± \d+\.\d{3}"
+    mixing = [recipe for recipe in example.OF_IMAGES + example.OF_NUMBERS if recipe.mixes]
+    assert printed.count("no mixing") == 2
+    for recipe in mixing:
+        assert re.search(rf"{re.escape(repr(recipe))} *│ {figure}", printed)
+
+
 def test_text_is_mixed_at_its_embedding():
     printed, example = run_example("text", seeds=2, epochs=1)
 
