@@ -127,10 +127,9 @@ def _gathered(x: Tensor, weight: Weight, shift: Tensor) -> Tensor:
     """Partners anywhere have to be copied; torch knows the gradient."""
     if isinstance(weight, float) and _is_one(weight, x.dtype):
         return x.clone()
-    share, partners = _broadcast(weight, x), take_partners(x, shift)
-    if isinstance(share, Tensor):
-        partners = partners.where(share != 1, x)
-    return torch.lerp(partners, x, share)
+    share = _broadcast(weight, x)
+    blended = torch.lerp(take_partners(x, shift), x, share)
+    return x.where(share == 1, blended) if isinstance(share, Tensor) else blended
 
 
 class _Interpolate(torch.autograd.Function):

@@ -373,7 +373,9 @@ def take_partners(x: Tensor, shift: Shift) -> Tensor:
     """
     if isinstance(shift, int):
         return torch.cat((x[shift:], x[:shift]))
-    return x.index_select(0, partner_indices(shift, len(x), x.device))
+    partners = partner_indices(shift, len(x), x.device)
+    # The faster forgets other memory formats.
+    return x.index_select(0, partners) if x.is_contiguous() else x[partners]
 
 
 def _agree(partners: Partners, target: Tensor) -> Tensor:
