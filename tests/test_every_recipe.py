@@ -219,6 +219,7 @@ RECIPES = {
     "pairing": SamplePairing(),
     "pairing, other class": SamplePairing(OtherClass()),
     "one of": OneOf(Mixup(1.0), CutMix(per_sample=True), ResizeMix(), SamplePairing()),
+    "one of, at layers, too": OneOf(Mixup(1.0, rounds=2), SamplePairing()),
     "RegMixup": RegMixup(),
     "RegMixup, per sample": RegMixup(Mixup(1.0, per_sample=True, rounds=2)),
     "RegMixup of CutMix": RegMixup(CutMix(per_sample=True)),
@@ -276,6 +277,58 @@ def test_a_batch_of_one_is_left_as_it_is(make_trainer, recipe):
 
     assert record.mixes == [None]
     assert_close(record.losses, fit_by_hand(Images(), [None], loader)[0], rtol=0, atol=0)
+
+
+class Weighted(Sounds):
+    """Whose samples count by a weight."""
+
+    def training_step(self, batch, batch_idx):
+        loss = F.binary_cross_entropy_with_logits(
+            self(batch["image"]), batch["label"], reduction="none"
+        )
+        return (loss.mean(1) * batch["weight"]).mean()
+
+
+@pytest.mark.parametrize("recipe", [*SUMS.values(), SamplePairing()], ids=[*SUMS, "pairing"])
+def test_weights_of_samples_are_averaged_or_left_alone(make_trainer, recipe):
+    x, y = make_loader(multi_hot=True).dataset.tensors
+    weight, module = torch.rand(len(x)).double(), Weighted()
+    batch = {"image": x, "label": y, "weight": weight}
+
+    record = fit(make_trainer, Weighted(), recipe, DataLoader([batch], batch_size=None))
+
+    (mix,) = record.mixes
+    mixed_x, mixed_y = by_hand(mix, x, y)
+    parts = [weight] if isinstance(recipe, RegMixup) else []
+    mix = getattr(mix, "mix", mix)
+    mean = summed(mix, weight) / (1 + len(mix.shifts)) if hasattr(mix, "shifts") else weight
+    mixed = {"image": mixed_x, "label": mixed_y, "weight": torch.cat([*parts, mean])}
+    assert_close(record.losses[0], module.training_step(mixed, 0).detach())
+
+
+class Segmenter(Images):
+    def __init__(self):
+        super().__init__()
+        self.body = nn.Conv2d(2, CLASSES, 1)
+        self.head = nn.BatchNorm2d(CLASSES)
+        self.double()
+
+
+@pytest.mark.parametrize(
+    "recipe", [CutMix(), CutMix(per_sample=True, rounds=2), RegMixup(CutMix())], ids=repr
+)
+def test_maps_are_pasted_as_if_by_hand(make_trainer, recipe):
+    x, _ = make_loader().dataset.tensors
+    y, module = torch.randint(0, CLASSES, (len(x), *SHAPE[1:])), Segmenter()
+
+    record = fit(make_trainer, Segmenter(), recipe, DataLoader([(x, y)], batch_size=None))
+
+    (mix,) = record.mixes
+    inner = getattr(mix, "mix", mix)
+    mixed = [pasted(inner, x), pasted(inner, y)]
+    if isinstance(recipe, RegMixup):
+        mixed = [torch.cat((x, mixed[0])), torch.cat((y, mixed[1]))]
+    assert_close(record.losses[0], module.training_step(mixed, 0).detach())
 
 
 # Labels that nobody uses.
