@@ -131,9 +131,12 @@ class Mix:
             ]
             return make_target(ranked, sorted_weights, usage or Usage())
         full = np.stack([np.broadcast_to(weight, self.batch_size) for weight in weights])
-        largest = full.argmax(axis=0)
-        for k, i in np.argwhere(full == 0):
-            rows[k][i] = rows[largest[i]][i]
+        for k, row in enumerate(rows):
+            for best, other in enumerate(rows):
+                without = np.flatnonzero((full[k] == 0) & (full.argmax(axis=0) == best))
+                if len(without):
+                    samples = torch.from_numpy(without).to(y.device, non_blocking=True)
+                    row[samples] = other[samples]
         return MixedTarget(rows, torch.stack([self._on_device(row) for row in full]), usage)
 
     def weigh(self, weights: Tensor, usage: Usage | None = None) -> Tensor:
@@ -309,7 +312,7 @@ class Pasted(Mix):
             raise MixupValueError(
                 f"{self.name} pastes into maps of labels what it pastes into the input, of the "
                 f"size {sizes}, and the target has the shape {shape}. Give both one size, say by "
-                f"{self.name}(dims=...) which dimensions are cut, or choose Mixup."
+                "CutMix(dims=...) which dimensions are cut, or choose Mixup."
             )
         return fits
 
