@@ -41,7 +41,7 @@ class Medium:
     layer: str
     batch: Callable[..., Any] = lambda x, y: (x, y)
     batch_size: int = 32
-    epochs: int = 4
+    epochs: int = 3
 
     def loader(self):
         generator = torch.Generator().manual_seed(1)
@@ -99,18 +99,18 @@ def mean(y, size):
 def digits():
     data = load_digits()
     x = torch.tensor(data.images, dtype=torch.float32)[:, None] / 16
-    return split(x, torch.tensor(data.target), 500)
+    return split(x, torch.tensor(data.target), 400)
 
 
 class DigitClassifier(LightningModule):
-    def __init__(self, num_classes: int = 10, lr: float = 0.01):
+    def __init__(self, num_classes: int = 10, lr: float = 0.02):
         super().__init__()
         self.save_hyperparameters()
         self.stem = nn.Sequential(
-            nn.Conv2d(1, 16, 3, padding=1), nn.BatchNorm2d(16), nn.ReLU(), nn.MaxPool2d(2)
+            nn.Conv2d(1, 12, 3, padding=1), nn.BatchNorm2d(12), nn.ReLU(), nn.MaxPool2d(2)
         )
-        self.block = nn.Sequential(nn.Conv2d(16, 32, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2))
-        self.head = nn.Linear(128, num_classes)
+        self.block = nn.Sequential(nn.Conv2d(12, 24, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2))
+        self.head = nn.Linear(96, num_classes)
         self.criterion = nn.CrossEntropyLoss(label_smoothing=0.05)
         self.train_metrics = MetricCollection(
             {"acc": Accuracy(task="multiclass", num_classes=num_classes)}, prefix="train/"
@@ -152,14 +152,14 @@ class Clip(NamedTuple):
 
 
 @functools.cache
-def clips(size=700):
+def clips(size=600):
     generator = torch.Generator().manual_seed(0)
     tags = (torch.rand(size, TONES, generator=generator) < 0.35).float()
     pitch = 2 * torch.pi * torch.tensor([0.06, 0.13, 0.22, 0.34])[:, None]
     phase = 6.3 * torch.rand(size, TONES, 1, generator=generator)
     tones = torch.sin(pitch * torch.arange(CLIP) + phase)
     noise = 0.5 * torch.randn(size, CLIP, generator=generator)
-    return split(((tags[..., None] * tones).sum(dim=1) + noise)[:, None], tags, 400)
+    return split(((tags[..., None] * tones).sum(dim=1) + noise)[:, None], tags, 320)
 
 
 class SoundTagger(LightningModule):
@@ -257,19 +257,19 @@ class Progression(LightningModule):
         return torch.optim.Adam(self.parameters(), lr=0.01)
 
 
-# Series: the slope hidden in a noisy series of shape (B, T, C). A recurrent layer, whose output is
+# Series: the slope hidden in a noisy series of shape (B, C, T). A recurrent layer, whose output is
 # a tuple, and an optimizer that the step itself drives.
 
-TIMES = 24
+TIMES = 12
 
 
 @functools.cache
 def series(size=500):
     generator = torch.Generator().manual_seed(0)
     y = torch.randn(size, generator=generator)
-    noise = torch.randn(size, TIMES, 2, generator=generator)
-    times = torch.linspace(-1, 1, TIMES)[None, :, None]
-    return split(y[:, None, None] * times * torch.tensor([1.0, -1.0]) + noise, y, 350)
+    noise = 0.7 * torch.randn(size, 2, TIMES, generator=generator)
+    slopes = y[:, None, None] * torch.tensor([[1.0], [-1.0]])
+    return split(slopes * torch.linspace(-1, 1, TIMES) + noise, y, 300)
 
 
 class SlopeForecaster(LightningModule):
@@ -280,7 +280,7 @@ class SlopeForecaster(LightningModule):
         self.fc = nn.Linear(16, 1)
 
     def forward(self, x):
-        output, _ = self.rnn(x)
+        output, _ = self.rnn(x.transpose(1, 2))
         return self.fc(output.mean(dim=1)).squeeze(-1)
 
     def training_step(self, batch, batch_idx):
@@ -406,14 +406,14 @@ class Segmenter(LightningModule):
 
 
 @functools.cache
-def texts(size=400, length=12, words=20):
+def texts(size=500, length=9, words=16):
     generator = torch.Generator().manual_seed(0)
     x = torch.randint(words, (size, length), generator=generator)
-    return split(x, ((x % 2).sum(dim=1) > length // 2).long(), 250)
+    return split(x, ((x % 2).sum(dim=1) > length // 2).long(), 320)
 
 
 class TextClassifier(LightningModule):
-    def __init__(self, vocab_size=20):
+    def __init__(self, vocab_size=16):
         super().__init__()
         self.embed = nn.Embedding(vocab_size, 8)
         self.classifier = nn.Sequential(nn.Linear(8, 16), nn.ReLU(), nn.Linear(16, 2))
@@ -453,7 +453,6 @@ MEDIA = {
         "backbone",
         lambda x, y: {"video": x, "label": y},
         batch_size=16,
-        epochs=3,
     ),
     "maps": Medium(
         Segmenter, scenes, misses, majority, "down", lambda x, y: {"image": x, "mask": y}
