@@ -439,7 +439,7 @@ MEDIA = {
         lambda x, y: {"image": x, "label": y},
     ),
     "sounds": Medium(
-        SoundTagger, clips, F.binary_cross_entropy_with_logits, log_odds, "encoder", Clip
+        SoundTagger, clips, F.binary_cross_entropy_with_logits, log_odds, "encoder", Clip, epochs=5
     ),
     "tables": Medium(TumourNet, tumours, misses, majority, "model.0"),
     "regression": Medium(Progression, diabetes, F.mse_loss, mean, "act"),
@@ -455,7 +455,13 @@ MEDIA = {
         batch_size=16,
     ),
     "maps": Medium(
-        Segmenter, scenes, misses, majority, "down", lambda x, y: {"image": x, "mask": y}
+        Segmenter,
+        scenes,
+        misses,
+        majority,
+        "down",
+        lambda x, y: {"image": x, "mask": y},
+        batch_size=16,
     ),
     "words": Medium(
         TextClassifier,

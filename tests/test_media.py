@@ -6,13 +6,16 @@ as it was there) that training takes away; 0 is no better than that, 1 perfect. 
 of the medium: missed labels, binary cross-entropy or squared error.
 
 What is asked of a recipe was fixed beforehand, for each medium and not for each recipe: half of
-what plain training reaches in the same few steps, as measured once and rounded down.
+what plain training reaches in the same few steps, as measured once and rounded down to a tenth.
 """
+
+import functools
 
 import pytest
 import torch
+from lightning import Trainer
 from media import MEDIA
-from torch.nn import functional as F
+from zoo import parameters_of
 
 from lightning_mixup import (
     Beta,
@@ -33,16 +36,16 @@ from lightning_mixup import (
     Uniform,
 )
 
-PLAIN = {  # the skill of plain training
-    "images": 0.86,
-    "sounds": 0.88,
-    "tables": 0.84,
-    "regression": 0.36,
-    "series": 0.82,
-    "videos": 0.88,
-    "states": 0.60,
-    "maps": 0.56,
-    "words": 0.84,
+PLAIN = {  # at least the skill of plain training
+    "images": 0.8,
+    "sounds": 0.9,
+    "tables": 0.8,
+    "regression": 0.3,
+    "series": 0.8,
+    "states": 0.6,
+    "videos": 0.8,
+    "maps": 0.5,
+    "words": 0.8,
 }
 NEEDED = {medium: skill / 2 for medium, skill in PLAIN.items()}
 
@@ -72,13 +75,27 @@ RECIPES = {  # and for which media
 }
 ONLY_HIDDEN = ["words"]  # are integers
 INPUTS_ALONE = {name: recipe for name, (recipe, _) in RECIPES.items() if not recipe.fits_layers}
-RUNS = [
-    pytest.param(recipe, medium, place, id=f"{medium}-{place}-{name}")
-    for name, (recipe, media) in RECIPES.items()
-    for medium in media
-    for place in ("input", "hidden")
-    if (place == "hidden" or medium not in ONLY_HIDDEN)
-    and (place == "input" or recipe.fits_layers)
+PLACES = {"input": ["input"], "hidden": ["layer"], "either": ["input", "layer"]}
+
+
+def runs(*places):
+    """Returns each recipe with each of its media, at those of the places where both can be."""
+    return [
+        pytest.param(recipe, medium, PLACES[place], id=f"{medium}-{place}-{name}")
+        for name, (recipe, media) in RECIPES.items()
+        for medium in media
+        for place in places
+        if place == "hidden" or medium not in ONLY_HIDDEN
+        if place == "input" or recipe.fits_layers
+    ]
+
+
+ALONE = runs("input", "hidden")
+# Each batch draws a place as it draws a recipe, so that one run sees both.
+INSIDE = [
+    *(run for run in runs("input") if not run.values[0].fits_layers),
+    *runs("either"),
+    *(run for run in runs("hidden") if run.values[1] in ONLY_HIDDEN),
 ]
 
 
@@ -89,41 +106,56 @@ def one_of(recipe):
     return OneOf(recipe, Mixup(0.2))
 
 
-def train(make_trainer, medium, *callbacks, **settings):
+def train(medium, *callbacks):
     torch.manual_seed(0)
     module = medium.module()
-    settings = {"max_epochs": medium.epochs, "log_every_n_steps": 50, **settings}
-    make_trainer(callbacks=list(callbacks), **settings).fit(module, medium.loader())
+    trainer = Trainer(
+        accelerator="cpu",
+        devices=1,
+        max_epochs=medium.epochs,
+        callbacks=list(callbacks),
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        log_every_n_steps=50,
+    )
+    trainer.fit(module, medium.loader())
     return module
 
 
-def mixing(recipe, medium, place="input", **options):
-    layers = medium.layer if place == "hidden" else "input"
-    return MixupCallback(recipe=recipe, layers=layers, seed=1, calibration=False, **options)
+@functools.cache
+def plainly_trained(name):
+    return train(MEDIA[name])
+
+
+def mixing(recipe, medium, places=("input",)):
+    layers = [medium.layer if place == "layer" else place for place in places]
+    return MixupCallback(recipe=recipe, layers=layers, seed=1, calibration=False)
+
+
+def check_training(recipe, name, places):
+    """Trains a medium's module with a recipe, which is to make a difference, and not the worse."""
+    medium = MEDIA[name]
+
+    module = train(medium, mixing(recipe, medium, places))
+
+    assert not torch.equal(parameters_of(module), parameters_of(plainly_trained(name)))
+    assert medium.skill(module) > NEEDED[name]
 
 
 @pytest.mark.parametrize("name", MEDIA)
-def test_plain_training_reaches_what_the_margins_are_half_of(make_trainer, name):
-    medium = MEDIA[name]
+def test_plain_training_reaches_what_the_margins_are_half_of(name):
+    skill = MEDIA[name].skill(plainly_trained(name))
 
-    skill = medium.skill(train(make_trainer, medium))
-
-    assert skill == pytest.approx(PLAIN[name], abs=0.06)
+    assert PLAIN[name] < skill < 1
 
 
-@pytest.mark.parametrize(("recipe", "name", "place"), RUNS)
-def test_a_recipe_trains(make_trainer, recipe, name, place):
-    medium = MEDIA[name]
-
-    skill = medium.skill(train(make_trainer, medium, mixing(recipe, medium, place)))
-
-    assert skill > NEEDED[name]
+@pytest.mark.parametrize(("recipe", "name", "places"), ALONE)
+def test_a_recipe_trains(recipe, name, places):
+    check_training(recipe, name, places)
 
 
-@pytest.mark.parametrize(("recipe", "name", "place"), RUNS)
-def test_a_recipe_trains_inside_one_of(make_trainer, recipe, name, place):
-    medium = MEDIA[name]
-
-    skill = medium.skill(train(make_trainer, medium, mixing(one_of(recipe), medium, place)))
-
-    assert skill > NEEDED[name]
+@pytest.mark.parametrize(("recipe", "name", "places"), INSIDE)
+def test_a_recipe_trains_inside_one_of(recipe, name, places):
+    check_training(one_of(recipe), name, places)
