@@ -95,12 +95,23 @@ class Entries:
         Raises:
             MixupTypeError: If something is of a type that can't be joined.
         """
-        rest = {
-            path: value
-            for path, value in leaves_of(batch)
-            if path not in self.mixed and length_of(value) == self.batch_size
-        }
-        return {path: _doubled(path, value) for path, value in rest.items()}
+        paths = {self._first_per_sample(batch, leaf) for leaf, _ in leaves_of(batch)} - {None}
+        return {path: _doubled(path, get_entry(batch, path)) for path in paths if path is not None}
+
+    def _first_per_sample(self, batch: Any, leaf: Path) -> Path | None:
+        """Returns the path of a leaf, or of a list around it, that has a part for each sample."""
+        for path in (leaf[:depth] for depth in range(len(leaf) + 1)):
+            node = get_entry(batch, path)
+            is_around = any(mixed[: len(path)] == path for mixed in self.mixed)
+            is_list = isinstance(node, (list, tuple))
+            # Of tensors that have a part for each sample themselves, as views have.
+            is_several = is_list and all(
+                isinstance(part, Tensor) and length_of(part) == self.batch_size for part in node
+            )
+            is_entry = path == leaf or (is_list and not is_several)
+            if is_entry and not is_around and length_of(node) == self.batch_size:
+                return path
+        return None
 
     def check_size(self, batch: Any) -> None:
         """Refuses a batch that has not as many samples as this one.

@@ -112,7 +112,7 @@ def transpose_interpolate(grad: Tensor, weight: Weight, shift: int) -> Tensor:
 def _interpolated(x: Tensor, weight: Weight, shift: int) -> Tensor:
     """Two slices of ``lerp`` read each entry twice and write it once; no partner is copied."""
     out, head = torch.empty_like(x), len(x) - shift
-    if isinstance(weight, float) and weight >= _one(x.dtype):
+    if isinstance(weight, float) and _is_one(weight, x.dtype):
         return out.copy_(x)
     share = _broadcast(weight, x)
     own, other = (share, share) if isinstance(share, float) else (share[:head], share[head:])
@@ -125,10 +125,11 @@ def _interpolated(x: Tensor, weight: Weight, shift: int) -> Tensor:
 
 def _gathered(x: Tensor, weight: Weight, shift: Tensor) -> Tensor:
     """Partners anywhere have to be copied; torch knows the gradient."""
-    share, partners = _broadcast(weight, x), take_partners(x, shift)
-    if isinstance(share, Tensor):
-        return torch.lerp(partners.where(share != 1, x), x, share)
-    return x.clone() if share == 1 else torch.lerp(partners, x, share)
+    if isinstance(weight, float) and _is_one(weight, x.dtype):
+        return x.clone()
+    share = _broadcast(weight, x)
+    blended = torch.lerp(take_partners(x, shift), x, share)
+    return x.where(share == 1, blended) if isinstance(share, Tensor) else blended
 
 
 class _Interpolate(torch.autograd.Function):
@@ -170,12 +171,13 @@ def _whole(weight: npt.NDArray[np.float64], dtype: torch.dtype) -> npt.NDArray[n
 
     What a partner holds or passes back may be infinite, and makes NaN with a share of zero.
     """
-    return np.flatnonzero(weight >= _one(dtype))
+    return np.flatnonzero(_is_one(weight, dtype))
 
 
-def _one(dtype: torch.dtype) -> float:
-    """Returns the least weight that rounds to one."""
-    return 1 - torch.finfo(dtype).eps / 4
+def _is_one(weight: Weight, dtype: torch.dtype) -> Any:
+    """Returns whether weights round to one; more is extrapolated."""
+    eps = torch.finfo(dtype).eps
+    return (1 - eps / 4 <= weight) & (weight <= 1 + eps / 2)
 
 
 def _broadcast(weight: Weight, x: Tensor) -> Any:
@@ -198,7 +200,7 @@ def combine(x: Tensor, own: Weight, parts: Sequence[tuple[Weight, Shift]]) -> Te
 
     Returns:
         The sums, with the shape, dtype and device of ``x``. Where a partner's share is 0, it
-        doesn't matter what that holds.
+        doesn't matter what that holds. Who is their own partner stays as they are.
 
     Example:
         >>> combine(torch.tensor([[1.0], [10.0]]), own=1.0, parts=[(1.0, 1)])
@@ -209,7 +211,8 @@ def combine(x: Tensor, own: Weight, parts: Sequence[tuple[Weight, Shift]]) -> Te
     for share, shift in parts:
         column = _broadcast(share, x)
         total = total + _kept(take_partners(x, shift), column) * column
-    return total
+    alone = _alone(parts, x)
+    return total if alone is None else x.where(alone, total)
 
 
 def transpose_combine(grad: Tensor, own: Weight, parts: Sequence[tuple[Weight, Shift]]) -> Tensor:
@@ -220,12 +223,14 @@ def transpose_combine(grad: Tensor, own: Weight, parts: Sequence[tuple[Weight, S
         tensor([[0.7500],
                 [0.2500]])
     """
-    total: Tensor = grad * _broadcast(own, grad)
+    alone = _alone(parts, grad)
+    blended = grad if alone is None else grad.where(~alone, 0)
+    total: Tensor = blended * _broadcast(own, grad)
     for share, shift in parts:
         column = _broadcast(share, grad)
         partners = partner_indices(shift, len(grad), grad.device)
-        total = total.index_add(0, partners, _kept(grad, column) * column)
-    return total
+        total = total.index_add(0, partners, _kept(blended, column) * column)
+    return total if alone is None else total + (grad - blended)
 
 
 def paste(
@@ -278,7 +283,8 @@ def paste_resized(
         is_map: Takes the nearest value, as nothing is between classes, rather than interpolating.
 
     Returns:
-        A copy, with the shape, dtype and device of ``x``.
+        A copy, with the shape, dtype and device of ``x``. Who is their own partner stays as they
+        are.
 
     Example:
         >>> x = torch.tensor([[1.0, 1.0, 3.0, 3.0], [0.0, 0.0, 0.0, 0.0]])
@@ -298,8 +304,18 @@ def paste_resized(
         flat = x.reshape(len(x), -1, *x.shape[x.ndim - len(dims) :])
         small = F.interpolate(flat, size=lengths, mode=mode, align_corners=False)
         small = small.reshape(*x.shape[: x.ndim - len(dims)], *lengths)
-    out[_region(box, dims, x.ndim)] = take_partners(small, shift)
+    region = _region(box, dims, x.ndim)
+    pasted, alone = take_partners(small, shift), _alone([(1.0, shift)], x)
+    out[region] = pasted if alone is None else out[region].where(alone, pasted)
     return out
+
+
+def _alone(parts: Sequence[tuple[Weight, Shift]], x: Tensor) -> Tensor | None:
+    """Returns who found no partner, as a column that fits ``x``; None where everybody has one."""
+    shifts = [shift for _, shift in parts if isinstance(shift, Tensor)]
+    if len(shifts) < len(parts):
+        return None
+    return (torch.stack(shifts) == 0).all(dim=0).reshape(-1, *[1] * (x.ndim - 1))
 
 
 def _kept(x: Tensor, column: Any) -> Tensor:

@@ -75,6 +75,11 @@ class OneOf(Recipe):
         return any(recipe.reads_inputs for recipe in self.recipes)
 
     @property
+    def doubles(self) -> bool:
+        """Whether one of them makes batches of twice the size."""
+        return any(recipe.doubles for recipe in self.recipes)
+
+    @property
     def most_partners(self) -> int:
         """With how many partners a sample is mixed at most."""
         return max(recipe.most_partners for recipe in self.recipes)
@@ -165,6 +170,12 @@ class ByEpoch(Recipe):
         begun = [recipe for first, recipe in self.ranges if first <= epoch]
         return begun[-1] if begun else None
 
+    def at_strength(self, strength: float) -> ByEpoch:
+        """Returns the same ranges of epochs with milder recipes."""
+        return ByEpoch({
+            first: recipe and recipe.at_strength(strength) for first, recipe in self.ranges
+        })
+
     def draw(
         self,
         rng: np.random.Generator,
@@ -207,6 +218,7 @@ class RegMixup(Recipe):
 
     Raises:
         MixupTypeError: If it is no recipe.
+        MixupValueError: If it makes batches of twice the size itself.
 
     Example:
         >>> x, y = RegMixup()(torch.rand(4, 3), torch.arange(4))
@@ -217,12 +229,18 @@ class RegMixup(Recipe):
     recipe: Recipe = _NEARLY_HALF
 
     def __post_init__(self) -> None:
-        """Refuses what is no recipe.
+        """Refuses what is no recipe, or one of this kind.
 
         Raises:
             MixupTypeError: If it is none.
+            MixupValueError: If it makes batches of twice the size itself.
         """
-        _check_part("RegMixup", self.recipe)
+        if _check_part("RegMixup", self.recipe).doubles:
+            raise MixupValueError(
+                f"RegMixup got {self.recipe!r}, which makes a batch of twice the size already. "
+                "Write RegMixup once, around recipes that don't, such as OneOf(Mixup(20.0), "
+                "CutMix(1.0))."
+            )
 
     @property
     def mixes(self) -> bool:
@@ -233,6 +251,11 @@ class RegMixup(Recipe):
     def fits_layers(self) -> bool:
         """Not, as the batch that a hidden layer sees is not to be doubled."""
         return False
+
+    @property
+    def doubles(self) -> bool:
+        """Whether it makes batches of twice the size: it does."""
+        return True
 
     def describe(self) -> str:
         """Says in words how a batch is mixed."""
@@ -295,7 +318,10 @@ def _check_shares(weights: Sequence[float] | None, count: int) -> tuple[float, .
             f"OneOf() got weights={weights!r} for {count} recipes, but needs as many finite ones, "
             f"at least 0 and one above. {hint}"
         )
-    return tuple(number / total for number in numbers)
+    if len(set(numbers)) == 1:
+        return (1 / count,) * count
+    is_sum = abs(total - 1) < 1e-12  # as of those that a repr shows
+    return tuple(number if is_sum else number / total for number in numbers)
 
 
 def _check_ranges(recipes: Any) -> tuple[tuple[int, Recipe | None], ...]:

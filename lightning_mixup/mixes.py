@@ -309,7 +309,7 @@ class Pasted(Mix):
             raise MixupValueError(
                 f"{self.name} pastes into maps of labels what it pastes into the input, of the "
                 f"size {sizes}, and the target has the shape {shape}. Give both one size, say by "
-                f"{self.name}(dims=...) which dimensions are cut, or choose Mixup."
+                "CutMix(dims=...) which dimensions are cut, or choose Mixup."
             )
         return fits
 

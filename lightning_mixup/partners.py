@@ -5,7 +5,7 @@ shift is one number for the batch, a cyclic shift: nobody is their own partner, 
 partner of one, and nothing needs to be gathered. Where labels or distances decide, it is a tensor
 on the batch's device, of shape (B,); 0 is the sample itself, which stays as it is.
 
-Partners of one's own are a subclass of `Affine`, which says how much two samples attract.
+Partners of one's own are a subclass of `Affinity`, which says how much two samples attract.
 """
 
 from __future__ import annotations
@@ -192,8 +192,10 @@ class OtherClass(Affinity):
     reads_targets: ClassVar[bool] = True
 
     def between(self, inputs: Sequence[Tensor], targets: Sequence[Tensor]) -> Tensor:
-        """Returns 1 where the classes differ."""
-        return ~_agree(self, targets[0])
+        """Returns 1 where the classes differ; of NaN, nobody knows."""
+        same = _agree(self, targets[0])
+        known = same.diagonal()  # as NaN is not even equal to itself
+        return ~same & known & known[:, None]
 
 
 @dataclass(frozen=True)
@@ -242,12 +244,12 @@ class NearestNeighbors(Affinity):
     def between(self, inputs: Sequence[Tensor], targets: Sequence[Tensor]) -> Tensor:
         """Returns 1 for the k nearest of the same class."""
         same = _agree(self, targets[0]).fill_diagonal_(0)
-        rows = torch.cat([_rows(x) for x in inputs], dim=1)
-        rows = rows - rows.mean(dim=0)  # as distances are worked out by a matrix product
-        distances = torch.cdist(rows, rows).masked_fill(~same, math.inf)
-        k = min(self.k, len(rows))
-        nearest = distances.topk(k, dim=1, largest=False).indices
-        return torch.zeros_like(distances).scatter_(1, nearest, 1.0) * same
+        distances = _distances(torch.cat([_rows(x) for x in inputs], dim=1))
+        distances = distances.nan_to_num(nan=math.inf, posinf=math.inf)
+        distances = distances.masked_fill(~same, math.inf)
+        nearest = distances.topk(min(self.k, len(same)), dim=1, largest=False)
+        found = torch.zeros_like(same).scatter_(1, nearest.indices, True)  # noqa: FBT003
+        return found & distances.isfinite()
 
 
 @dataclass(frozen=True)
@@ -298,12 +300,13 @@ class LabelKernel(Affinity):
         Of the exponents the largest of each row is made 0, so that also who is far from all
         others has a partner: in the limit, the nearest.
         """
-        rows = _rows(targets[0])
-        # By differences, as a matrix product loses those of targets far from 0, such as years.
-        distances = torch.cdist(rows, rows, compute_mode="donot_use_mm_for_euclid_dist")
-        exponents = -0.5 * (distances / self.bandwidth) ** 2
-        exponents.fill_diagonal_(-math.inf)
-        return torch.exp(exponents - exponents.amax(dim=1, keepdim=True))
+        distances = _distances(_rows(targets[0]))
+        distances = distances.nan_to_num(nan=math.inf, posinf=math.inf).fill_diagonal_(math.inf)
+        nearest = distances.amin(dim=1, keepdim=True)
+        # a² - b² in this form, as squares of many bandwidths are infinite.
+        further, both = distances - nearest, distances + nearest
+        kernel = torch.exp(-0.5 * (further / self.bandwidth) * (both / self.bandwidth))
+        return kernel.masked_fill(further == 0, 1.0) * distances.isfinite()
 
 
 def draw_shift(rng: np.random.Generator, batch_size: int) -> int:
@@ -370,7 +373,9 @@ def take_partners(x: Tensor, shift: Shift) -> Tensor:
     """
     if isinstance(shift, int):
         return torch.cat((x[shift:], x[:shift]))
-    return x.index_select(0, partner_indices(shift, len(x), x.device))
+    partners = partner_indices(shift, len(x), x.device)
+    # The faster forgets other memory formats.
+    return x.index_select(0, partners) if x.is_contiguous() else x[partners]
 
 
 def _agree(partners: Partners, target: Tensor) -> Tensor:
@@ -393,4 +398,14 @@ def _rows(x: Tensor) -> Tensor:
     """Returns what distances are measured between, of shape (B, N)."""
     x = torch.view_as_real(x) if x.is_complex() else x
     rows = x.detach().reshape(len(x), -1)
-    return rows if rows.dtype == torch.float64 else rows.float()
+    if rows.dtype.itemsize == 8 and rows.device.type != "mps":
+        return rows.double()  # times in seconds, too
+    return rows.float()
+
+
+def _distances(rows: Tensor) -> Tensor:
+    """Returns the distances between rows, of shape (B, B).
+
+    By differences: a matrix product loses those of rows far from 0, such as years.
+    """
+    return torch.cdist(rows, rows, compute_mode="donot_use_mm_for_euclid_dist")

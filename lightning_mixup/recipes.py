@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from dataclasses import KW_ONLY, dataclass, fields, replace
+from dataclasses import KW_ONLY, dataclass, fields, is_dataclass, replace
 from numbers import Integral
 from typing import Any, ClassVar, TypeVar
 
@@ -52,6 +52,11 @@ class Recipe(ABC):
         return True
 
     @property
+    def doubles(self) -> bool:
+        """Whether it makes batches of twice the size."""
+        return False
+
+    @property
     def most_partners(self) -> int:
         """With how many partners a sample is mixed at most."""
         return self.rounds
@@ -67,8 +72,10 @@ class Recipe(ABC):
 
     def __repr__(self) -> str:
         """Returns the call that makes it, without defaults."""
-        given = {f.name: getattr(self, f.name) for f in fields(self) if f.repr}  # type: ignore[arg-type]
-        defaults = {f.name: f.default for f in fields(self)}  # type: ignore[arg-type]
+        if not is_dataclass(self):
+            return f"{type(self).__name__}()"
+        given = {f.name: getattr(self, f.name) for f in fields(self) if f.repr}
+        defaults = {f.name: f.default for f in fields(self)}
         written = [f"{name}={value!r}" for name, value in given.items() if value != defaults[name]]
         return f"{type(self).__name__}({', '.join(written)})"
 
@@ -246,7 +253,7 @@ class Mixup(Recipe):
         parts: list[tuple[Weight, Shift]] = []
         for _ in range(self.rounds):
             shift = self.partners.draw(rng, batch_size, device, inputs, targets)
-            weight = _weights_of(self).draw(rng, batch_size if self.per_sample else None)
+            weight = _draw_weight(self, rng, batch_size)
             drawn = drawn * weight
             parts = [(share * weight, other) for share, other in parts]
             parts.append((1 - weight, shift))
@@ -350,7 +357,7 @@ class CutMix(Recipe):
         shifts, boxes = [], []
         for _ in range(self.rounds):
             shifts.append(self.partners.draw(rng, batch_size, device, inputs, targets))
-            weight = _weights_of(self).draw(rng, batch_size if self.per_sample else None)
+            weight = _draw_weight(self, rng, batch_size)
             boxes.append(draw_boxes(rng, 1 - weight, sizes))
         kept = visible_shares(boxes, sizes)[0]
         return Pasted(
@@ -567,8 +574,19 @@ def _weights_of(recipe: Mixup | CutMix) -> Weights:
     return Beta(recipe.alpha) if recipe.weight is None else recipe.weight  # type: ignore[arg-type]
 
 
+def _draw_weight(recipe: Mixup | CutMix, rng: np.random.Generator, batch_size: int) -> Weight:
+    """Draws a weight for the batch or one for each sample, whatever numbers those are."""
+    weight = _weights_of(recipe).draw(rng, batch_size if recipe.per_sample else None)
+    return np.asarray(weight, np.float64) if np.ndim(weight) else float(weight)
+
+
 def _milder(recipe: _Weighed, strength: float) -> _Weighed:
-    return replace(recipe, alpha=None, weight=_weights_of(recipe).at_strength(strength))
+    if strength == 1:
+        return recipe
+    milder = _weights_of(recipe).at_strength(strength)
+    if isinstance(milder, Beta) and milder.a == milder.b:
+        return replace(recipe, alpha=milder.a, weight=None)
+    return replace(recipe, alpha=None, weight=milder)
 
 
 def _in_words(recipe: Mixup | CutMix) -> str:
@@ -660,7 +678,8 @@ def _cut(
     shape = tuple(inputs[0].shape)
     count = min(1, len(shape) - 1) if len(shape) < 3 else len(shape) - 2
     cut = tuple(range(-count, 0)) if dims is None else dims
-    if not 1 <= len(cut) <= 3 or not all(-len(shape) < dim < len(shape) for dim in cut):
+    places = {dim % len(shape) for dim in cut if -len(shape) < dim < len(shape)}
+    if not 1 <= len(cut) <= 3 or len(places) < len(cut):
         raise MixupValueError(
             f"{name} cuts one, two or three dimensions after that of the samples, and can't cut "
             f"dims={cut} from inputs of shape {shape}. Inputs are of shape (B, N), (B, C, L), "

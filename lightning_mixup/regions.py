@@ -6,8 +6,10 @@ dimensions, or of shape (B, D, 2) with one for each sample.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
-from typing import TypeAlias
+from itertools import pairwise
+from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -42,7 +44,8 @@ def draw_boxes(rng: np.random.Generator, share: Weight, sizes: Sequence[int]) ->
                [0, 4]])
     """
     count, whole = np.shape(share), np.array(sizes)
-    lengths = (whole * np.power(share, 1 / len(sizes))[..., None]).astype(np.int64)
+    side = np.clip(share, 0, 1) ** (1 / len(sizes))
+    lengths = (whole * side[..., None]).astype(np.int64)
     centres = (rng.random((*count, len(sizes))) * whole).astype(np.int64)
     first = centres - lengths // 2
     return np.stack([first.clip(0), (first + lengths).clip(None, whole)], axis=-1)
@@ -77,22 +80,20 @@ def visible_shares(boxes: Sequence[Boxes], sizes: Sequence[int]) -> list[Weight]
         >>> visible_shares([np.array([[0, 4], [0, 4]]), np.array([[2, 4], [0, 8]])], (8, 8))
         [0.625, 0.125, 0.25]
     """
-    shares: list[Weight] = []
-    above: list[Boxes] = []
-    for box in reversed(boxes):
-        shares.append(_covered([box, *above], sizes) - _covered(above, sizes))
-        above.append(box)
-    shares.append(1.0 - _covered(above, sizes))
-    return shares[::-1]
+    whole = math.prod(sizes)
+    # By the last of so many, as each covers what is below.
+    covered = [_covered(boxes[first:]) for first in range(len(boxes) + 1)]
+    places = [whole - covered[0], *(a - b for a, b in pairwise(covered))]
+    return [count / whole for count in places]
 
 
-def _covered(boxes: Sequence[Boxes], sizes: Sequence[int]) -> Weight:
-    """Returns the share of the area that any box covers, by inclusion and exclusion."""
+def _covered(boxes: Sequence[Boxes]) -> Any:
+    """Returns how many places any box covers, by inclusion and exclusion."""
     if not boxes:
-        return 0.0
+        return 0
     first, *others = boxes
     within = [_common(first, other) for other in others]
-    return _area(first, sizes) + _covered(others, sizes) - _covered(within, sizes)
+    return _places(first) + _covered(others) - _covered(within)
 
 
 def _common(one: Boxes, other: Boxes) -> Boxes:
@@ -101,6 +102,7 @@ def _common(one: Boxes, other: Boxes) -> Boxes:
     )
 
 
-def _area(box: Boxes, sizes: Sequence[int]) -> Weight:
-    share = (box[..., 1] - box[..., 0]).clip(0).prod(axis=-1) / np.prod(sizes)
-    return share if box.ndim > 2 else float(share)
+def _places(box: Boxes) -> Any:
+    """Returns how many places are in a box, or in each of several."""
+    count = (box[..., 1] - box[..., 0]).clip(0).prod(axis=-1)
+    return count if box.ndim > 2 else int(count)

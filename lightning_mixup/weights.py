@@ -54,7 +54,7 @@ class Weights(ABC):
 
     def at_strength(self, strength: float) -> Weights:
         """Returns the weights of which a sample gives away only this part, in [0, 1]."""
-        return _Faded(self, strength)
+        return self if strength == 1 else _Faded(self, strength)
 
     def describe(self) -> str:
         """Says in words how weights are drawn."""
@@ -81,7 +81,7 @@ class Beta(Weights):
 
     Example:
         >>> Beta(2, 5).draw(np.random.default_rng(0), size=2).round(2)
-        array([0.31, 0.2 ])
+        array([0.23, 0.12])
         >>> Beta(0.2).at_strength(0.5)
         Beta(a=0.1, b=0.1)
     """
@@ -118,8 +118,15 @@ class Beta(Weights):
             return rng.beta(self.a, self.b, size)  # type: ignore[arg-type]
         return _constant(0.5 if self.a else 1.0, size)
 
-    def at_strength(self, strength: float) -> Beta:
-        """Returns the distribution with both parameters multiplied: at 0 it mixes nothing."""
+    def at_strength(self, strength: float) -> Weights:
+        """Returns the distribution with both parameters multiplied: at 0 it mixes nothing.
+
+        Half and half is no Beta distribution, of which a sample gives away less.
+        """
+        if strength == 1:
+            return self
+        if math.isinf(self.a):
+            return Fixed(0.5).at_strength(strength)
         if strength == 0:
             return Beta(0.0)
         return Beta(self.a * strength, self.b * strength)  # type: ignore[operator]
@@ -170,6 +177,10 @@ class Fixed(Weights):
     def draw(self, rng: np.random.Generator, size: int | None = None) -> Weight:
         """Returns the weight, or a float64 array of shape (size,) of it."""
         return _constant(self.weight, size)
+
+    def at_strength(self, strength: float) -> Fixed:
+        """Returns the weight that is nearer to 1 by this factor."""
+        return Fixed(_nearer_to_one(self.weight, strength))
 
     def describe(self) -> str:
         """Says in words how weights are drawn."""
@@ -233,6 +244,10 @@ class Uniform(Weights):
         """Draws one weight, or a float64 array of shape (size,)."""
         return rng.uniform(self.low, self.high, size)
 
+    def at_strength(self, strength: float) -> Uniform:
+        """Returns the range of weights that are nearer to 1 by this factor."""
+        return Uniform(*(_nearer_to_one(bound, strength) for bound in (self.low, self.high)))
+
     def describe(self) -> str:
         """Says in words how weights are drawn."""
         return f"weights from {self.low:g} to {self.high:g}"
@@ -251,7 +266,7 @@ class _Faded(Weights):
 
     @property
     def bounds(self) -> tuple[float, float]:
-        low, high = (1 - self.strength * (1 - bound) for bound in self.weights.bounds)
+        low, high = (_nearer_to_one(bound, self.strength) for bound in self.weights.bounds)
         return low, high
 
     def draw(self, rng: np.random.Generator, size: int | None = None) -> Weight:
@@ -259,6 +274,10 @@ class _Faded(Weights):
 
     def describe(self) -> str:
         return f"{self.weights.describe()} at strength {self.strength:g}"
+
+
+def _nearer_to_one(weight: float, strength: float) -> float:
+    return weight if strength == 1 else 1 - strength * (1 - weight)
 
 
 def _constant(weight: float, size: int | None) -> Weight:

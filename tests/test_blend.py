@@ -5,7 +5,12 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from lightning_mixup.blend import interpolate, transpose_interpolate
+from lightning_mixup.blend import (
+    combine,
+    interpolate,
+    transpose_combine,
+    transpose_interpolate,
+)
 from lightning_mixup.partners import partner_indices, take_partners
 
 SHAPES = [(5,), (5, 3), (5, 3, 4, 2)]
@@ -79,6 +84,16 @@ def test_dtype_and_memory_format_are_kept(dtype, weight):
     assert blended.is_contiguous(memory_format=torch.channels_last)
     reference = interpolate(x.double(), weight, 1)
     assert_close(blended.double(), reference, rtol=0, atol=8 * torch.finfo(dtype).eps)
+
+
+@each_weight
+def test_memory_format_is_kept_by_partners_anywhere(weight):
+    x = torch.randn(5, 3, 4, 4).to(memory_format=torch.channels_last)
+    shift = torch.tensor([1, 3, 0, 2, 1])
+
+    assert interpolate(x, weight, shift).is_contiguous(memory_format=torch.channels_last)
+    summed = combine(x, 0.5, [(weight, shift), (0.25, 2)])
+    assert summed.is_contiguous(memory_format=torch.channels_last)
 
 
 @each_weight
@@ -157,3 +172,91 @@ def test_transposing_is_the_adjoint(weight, shift):
 def test_a_partner_outside_the_batch_is_refused(shift):
     with pytest.raises(ValueError, match=f"5 samples in `x` and shift={shift}"):
         interpolate(torch.randn(5, 3), 0.5, shift)
+
+
+# Weights beyond 0 and 1.
+
+BEYOND = {
+    "above": 1.4,
+    "below": -0.3,
+    "per-sample": np.array([1.4, -0.3, 0.5, 1.0, 1 + 1e-9]),
+}
+each_beyond = pytest.mark.parametrize("weight", BEYOND.values(), ids=BEYOND)
+SHIFTS = {"cyclic": 2, "each": torch.tensor([1, 3, 0, 2, 1])}
+each_shift = pytest.mark.parametrize("shift", SHIFTS.values(), ids=SHIFTS)
+
+
+def matrix(own, parts):
+    """Returns what blending multiplies by, of shape (B, B)."""
+    rows = np.arange(5)
+    made = np.diag(np.broadcast_to(own, 5).astype(float))
+    for share, shift in parts:
+        np.add.at(made, (rows, (rows + np.asarray(shift)) % 5), np.broadcast_to(share, 5))
+    alone = np.all([np.broadcast_to(shift, 5) == 0 for _, shift in parts], axis=0)
+    made[alone] = np.eye(5)[alone]
+    return torch.tensor(made)
+
+
+@each_beyond
+@each_shift
+def test_beyond_0_and_1_samples_are_extrapolated(weight, shift):
+    x = torch.randn(5, 3, dtype=torch.float64, requires_grad=True)
+
+    expected = matrix(weight, [(1 - weight, shift)]) @ x
+    assert_close(interpolate(x, weight, shift), expected, rtol=0, atol=1e-12)
+    assert torch.autograd.gradcheck(lambda x: interpolate(x, weight, shift), x)
+    assert torch.autograd.gradgradcheck(lambda x: interpolate(x, weight, shift), x)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
+@each_shift
+def test_only_what_rounds_to_one_is_copied(dtype, shift):
+    x = torch.tensor([1.0, 2.0, 3.0, 4.0, torch.inf]).to(dtype)
+    near = 1 + torch.finfo(dtype).eps / 4
+
+    assert torch.equal(interpolate(x, near, shift), x)
+    assert torch.equal(interpolate(x, np.full(5, near), shift), x)
+    assert not torch.equal(interpolate(x, 1.5, shift)[:2], x[:2])
+
+
+# Sums of several.
+
+SUMS = {
+    "two rounds": (0.25, [(0.25, 1), (0.5, 3)]),
+    "a sum": (1.0, [(1.0, 2)]),
+    "per sample": (np.linspace(0, 1, 5), [(np.linspace(1, 0, 5), 1)]),
+    "partners of each": (0.5, [(0.5, SHIFTS["each"])]),
+    "a sum, partners of each": (1.0, [(1.0, SHIFTS["each"]), (1.0, SHIFTS["each"])]),
+    "both": (np.linspace(0, 1, 5), [(0.5, SHIFTS["each"]), (np.linspace(0.5, -0.5, 5), 4)]),
+}
+each_sum = pytest.mark.parametrize(("own", "parts"), SUMS.values(), ids=SUMS)
+
+
+@each_sum
+def test_sums_have_the_value_and_the_gradients_of_the_matrix(own, parts):
+    x = torch.randn(5, 3, dtype=torch.float64, requires_grad=True)
+
+    assert_close(combine(x, own, parts), matrix(own, parts) @ x, rtol=0, atol=1e-12)
+    assert torch.autograd.gradcheck(lambda x: combine(x, own, parts), x)
+    assert torch.autograd.gradgradcheck(lambda x: combine(x, own, parts), x)
+
+
+@each_sum
+def test_sums_are_passed_back_by_the_transposed_matrix(own, parts):
+    grad = torch.randn(5, 3, dtype=torch.float64)
+
+    passed = transpose_combine(grad, own, parts)
+
+    assert_close(passed, matrix(own, parts).T @ grad, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("share", [0.0, np.array([0.0, 1, 1, 0, 1])], ids=["all", "some"])
+def test_of_what_has_no_share_it_does_not_matter_what_it_holds(share):
+    """Neither in value nor in gradient."""
+    x, grad = torch.ones(5, 2), torch.ones(5, 2)
+    x[1], grad[0] = torch.nan, torch.inf
+
+    blended = combine(x, 1.0, [(share, 1)])
+
+    assert blended[0].tolist() == [1.0, 1.0]
+    assert transpose_combine(grad, 1.0, [(share, 1)])[1].isfinite().all()

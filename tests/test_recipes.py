@@ -18,7 +18,7 @@ def test_any_kind_of_number_is_an_alpha(alpha):
     recipe = Mixup(alpha)
 
     assert recipe.describe() == "Beta(0.5, 0.5), partners within the batch"
-    assert repr(recipe) == "Mixup(alpha=0.5, per_sample=False)"
+    assert repr(recipe) == "Mixup(alpha=0.5)"
 
 
 @pytest.mark.parametrize("recipe", [Mixup(0.3), Mixup(0.3, per_sample=True)], ids=str)
