@@ -29,6 +29,7 @@ from lightning_mixup import (
     OneOf,
     OtherClass,
     Overlay,
+    Recipe,
     RegMixup,
     ResizeMix,
     SameClass,
@@ -159,3 +160,31 @@ def test_a_recipe_trains(recipe, name, places):
 @pytest.mark.parametrize(("recipe", "name", "places"), INSIDE)
 def test_a_recipe_trains_inside_one_of(recipe, name, places):
     check_training(one_of(recipe), name, places)
+
+
+@pytest.mark.parametrize("recipe", INPUTS_ALONE.values(), ids=INPUTS_ALONE)
+def test_what_has_a_meaning_in_inputs_alone_is_refused_at_layers(recipe):
+    medium = MEDIA["images"]
+
+    with pytest.raises(ValueError, match=r"mixes inputs alone.* names hidden layers.*or choose M"):
+        mixing(recipe, medium, PLACES["either"])
+    with pytest.raises(ValueError, match=r"mixes inputs alone.* names hidden layers.*or choose M"):
+        mixing(one_of(recipe), medium, PLACES["hidden"])
+
+
+@pytest.mark.parametrize(
+    ("name", "recipe", "words"),
+    [
+        ("images", Overlay(), r"all their labels, and a target of torch\.int64 .* room for one"),
+        ("maps", SameClass(), r"classes of samples, and the target .* has many for each"),
+        ("maps", NearestNeighbors(), r"classes of samples, and the target .* has many for each"),
+        ("words", Mixup(0.2), r"'input_ids' has dtype torch\.int64.* name the layer that embeds"),
+        ("words", CutMix(), r"'input_ids' has dtype torch\.int64.* name the layer that embeds"),
+    ],
+    ids=["one label", "many labels", "neighbours", "ids", "cut ids"],
+)
+def test_what_has_no_meaning_for_a_medium_is_refused_in_words(name, recipe, words):
+    recipe = recipe if isinstance(recipe, Recipe) else Mixup(partners=recipe)
+
+    with pytest.raises((TypeError, ValueError), match=words):
+        train(MEDIA[name], mixing(recipe, MEDIA[name]))
