@@ -30,7 +30,9 @@ _log = logging.getLogger(__name__)
 
 def announce(batch: Any, entries: Entries, places: Sequence[str], recipe: str) -> None:
     """Says what is mixed, and warns of what may be wrong with that."""
-    names = [name_of_path(path) for path in entries.mixed]
+    # Where hidden layers alone are mixed, inputs are at most looked at.
+    mixed = entries.mixed if INPUT in places else entries.targets
+    names = [name_of_path(path) for path in mixed]
     what = f"{_listed(names, 'and')} " if names else ""
     where = _listed(["the input" if place == INPUT else repr(place) for place in places], "or")
     drawn = ", drawn for each batch" if len(places) > 1 else ""

@@ -667,7 +667,8 @@ def _cut(
     """Returns the dimensions of the inputs that are cut, and how long they are.
 
     Raises:
-        MixupValueError: If there are no inputs, or the first has no such dimensions.
+        MixupValueError: If there are no inputs, or the first has no such dimensions, or a single
+            place in them.
     """
     name = type(recipe).__name__
     if not inputs:
@@ -685,4 +686,11 @@ def _cut(
             f"dims={cut} from inputs of shape {shape}. Inputs are of shape (B, N), (B, C, L), "
             "(B, C, H, W) or (B, C, T, H, W)."
         )
-    return cut, tuple(shape[dim] for dim in cut)
+    sizes = tuple(shape[dim] for dim in cut)
+    if math.prod(sizes) == 1:
+        raise MixupValueError(
+            f"{name} finds nothing to cut: along dims={cut}, inputs of shape {shape} have a "
+            "single place. Say where the places are, such as CutMix(dims=(1,)) for series of "
+            "shape (B, T, C), give inputs with the channels first, or choose Mixup."
+        )
+    return cut, sizes

@@ -28,7 +28,13 @@ from torchmetrics import Metric
 from torchmetrics.functional import accuracy
 from zoo import CLASSES, FEATURES, Classifier, make_loader, parameters_of
 
-from lightning_mixup import CalibrationMonitor, MixedTarget, Mixup, MixupCallback
+from lightning_mixup import (
+    CalibrationMonitor,
+    MixedTarget,
+    Mixup,
+    MixupCallback,
+    NearestNeighbors,
+)
 
 CLASS_WEIGHT = torch.tensor([0.5, 1.0, 2.0, 3.0, 0.1])
 
@@ -1266,6 +1272,19 @@ def test_what_is_mixed_is_said_once(make_trainer, caplog):
         "MixupCallback: mixing batch[0] and batch[1] at the input, Beta(0.2, 0.2), partners "
         "within the batch"
     ]
+
+
+def test_inputs_that_are_only_compared_are_not_said_to_be_mixed(make_trainer, caplog):
+    caplog.set_level(logging.INFO)
+    recipe = Mixup(0.2, partners=NearestNeighbors(k=2))
+    mixup = MixupCallback(recipe=recipe, layers="net.0", calibration=False)
+
+    make_trainer(callbacks=[mixup]).fit(Classifier(), make_loader())
+
+    assert (
+        "MixupCallback: mixing batch[1] at 'net.0', Beta(0.2, 0.2), partners by "
+        "NearestNeighbors(k=2)" in caplog.messages
+    )
 
 
 class SoftLabels(Classifier):

@@ -238,8 +238,8 @@ def test_inputs_and_maps_are_never_modified(recipe):
 
 
 @each_recipe
-@pytest.mark.parametrize("shape", [(1,), (1, 1), (3, 1, 1), (3, 1, 9), (1, 1, 1, 1)], ids=str)
-def test_one_pixel_can_be_cut(recipe, shape):
+@pytest.mark.parametrize("shape", [(2,), (1, 2), (3, 1, 2), (3, 1, 9), (1, 1, 1, 2)], ids=str)
+def test_dimensions_of_one_place_can_be_cut_beside_others(recipe, shape):
     x = owners(*shape)
     mix = draw(recipe, x)
 
@@ -327,8 +327,10 @@ X = torch.rand(4, 3, 8, 6)
             r"cuts one, .* can't cut dims=\(\) from inputs of shape \(4,\)",
         ),
         (torch.rand(4, 1, 2, 2, 2, 2), torch.arange(4), r"cuts one, two or three dimensions"),
+        (torch.rand(4, 8, 1), torch.arange(4), r"finds nothing to cut: along dims=\(-1,\), .* \("),
+        (torch.rand(4, 1), torch.arange(4), r"finds nothing to cut: .* have a single place\. Say"),
     ],
-    ids=["row", "series", "size", "scalars", "4-D"],
+    ids=["row", "series", "size", "scalars", "4-D", "channels last", "one column"],
 )
 def test_what_has_two_meanings_or_none_is_refused_in_words(recipe, x, y, words):
     with pytest.raises(ValueError, match=f"{type(recipe).__name__} {words}"):
