@@ -165,6 +165,13 @@ class ByEpoch(Recipe):
         begun = [recipe for first, recipe in self.ranges if first <= epoch]
         return begun[-1] if begun else None
 
+    def at_strength(self, strength: float) -> ByEpoch:
+        """Returns the same with milder recipes."""
+        return ByEpoch({
+            epoch: None if recipe is None else recipe.at_strength(strength)
+            for epoch, recipe in self.ranges
+        })
+
     def draw(
         self,
         rng: np.random.Generator,
