@@ -554,7 +554,7 @@ class MixupCallback(Callback):
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Looks when the fit ends, which is known by now, and lets the monitor go on."""
-        if not trainer.fast_dev_run:  # type: ignore[attr-defined]
+        if self._schedules and not trainer.fast_dev_run:  # type: ignore[attr-defined]
             self._end = _end_of(trainer, pl_module)
             self._check_end(self._end)
         self._report("on_train_start", trainer, pl_module)
