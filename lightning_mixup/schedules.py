@@ -105,9 +105,6 @@ class Schedule(ABC):
 
     __rmul__ = __mul__
 
-    # Numpy's numbers would make an array of it.
-    __array_ufunc__ = None
-
     def __repr__(self) -> str:
         """Returns the call that makes it, without defaults."""
         own: dict[str, Any] = {}

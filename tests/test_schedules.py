@@ -123,6 +123,7 @@ def test_what_one_writes_in_a_file_is_what_one_multiplies():
     product = Product(parts, factor=0.5)
 
     assert product == 0.5 * WarmUp(steps=5) * Fade(epochs=(5, None)) * Alternate(epochs=(8, 2))
+    assert repr(parts) == "[WarmUp(steps=5), Fade(epochs=(5, None)), Alternate(epochs=(8, 2))]"
     assert 1 * parts[0] is parts[0]
 
 
