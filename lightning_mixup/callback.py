@@ -391,8 +391,8 @@ class MixupCallback(Callback):
         if not self._schedules:
             return self.prob, self.strength  # type: ignore[return-value]
         moment = None
-        if self._end is not None and self._batch_number is not None:
-            moment = Moment(trainer.current_epoch, self._batch_number, self._end)
+        if self._end is not None:
+            moment = Moment(trainer.current_epoch, _batch_number(trainer), self._end)
         self._scheduled = {
             name: value_at(name, schedule, moment) for name, schedule in self._schedules.items()
         }

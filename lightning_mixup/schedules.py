@@ -337,19 +337,17 @@ class Product(Schedule):
         return self.factor * math.prod(schedule.at(moment) for schedule in self.schedules)
 
 
-def value_at(name: str, value: float | Schedule, moment: Moment | None) -> float:
-    """Returns what a number or a schedule is at a moment, or without one the most it comes to.
+def value_at(name: str, schedule: Schedule, moment: Moment | None) -> float:
+    """Returns what a schedule is at a moment, or without one the most that it comes to.
 
     Raises:
         MixupValueError: If a schedule of the user's own leaves the range from 0 to 1.
     """
-    if not isinstance(value, Schedule):
-        return value
-    number = value.most if moment is None else value.at(moment)
+    number = schedule.most if moment is None else schedule.at(moment)
     if not 0 <= number <= 1:
         raise MixupValueError(
-            f"{name}={value!r} comes to {number!r} at {moment}, which is not from 0 to 1. Mend "
-            f"what {type(value).__name__}.at() returns."
+            f"{name}={schedule!r} comes to {number!r} at {moment}, which is not from 0 to 1. Mend "
+            f"what {type(schedule).__name__}.at() returns."
         )
     return float(number)
 
@@ -381,26 +379,22 @@ def find_end(max_epochs: int, max_steps: int, batches: int | None, accumulated: 
     return End(math.ceil(least / batches), int(least))
 
 
-def check_end(name: str, value: float | Schedule, end: End) -> None:
+def check_end(name: str, schedule: Schedule, end: End) -> None:
     """Refuses a schedule that counts from the end of a fit which nobody knows.
 
     Raises:
         MixupValueError: Then.
     """
-    missing = [unit for unit in _needs(value) if getattr(end, unit) is None]
+    missing = [unit for unit in schedule.needs if getattr(end, unit) is None]
     if missing:
         raise MixupValueError(
-            f"{name}={value!r} counts {missing[0]} from the end of the fit, and this one's is not "
-            "known beforehand: the Trainer has no max_epochs; or the loader has no length, and so "
-            "no steps; or max_steps are taken by hand, or of changing numbers of batches. Write "
+            f"{name}={schedule!r} counts {missing[0]} from the end of the fit, and nobody knows "
+            "this one's: the Trainer has no max_epochs; or the loader has no length, and so no "
+            "steps; or max_steps are taken by hand, or of changing numbers of batches. Write "
             "Trainer(max_epochs=...) without max_steps for a schedule by epochs, with "
             "limit_train_batches=... as well for one by steps, or a schedule that knows its own "
             "end, such as Fade(epochs=(50, 100))."
         )
-
-
-def _needs(value: float | Schedule) -> tuple[Unit, ...]:
-    return value.needs if isinstance(value, Schedule) else ()
 
 
 def _product(one: Schedule, other: Schedule | float) -> Schedule:

@@ -45,6 +45,7 @@ from lightning_mixup import (
 from lightning_mixup.schedules import End, Moment, Product, find_end, value_at
 
 PAGE = (Path(__file__).parents[1] / "docs" / "schedules.md").read_text("utf-8")
+ROWS = re.findall(r"^\| `(\w+\(epochs.*?)` \|.*\| ([\d., ]+) \|$", PAGE, re.MULTILINE)
 NAMES = vars(lightning_mixup)
 
 
@@ -62,13 +63,17 @@ def by_step(schedule, steps):
 
 
 @pytest.mark.parametrize(("unit", "values_of"), [("epochs", by_epoch), ("steps", by_step)])
-@pytest.mark.parametrize(
-    ("written", "values"), re.findall(r"^\| `(\w+\(epochs.*?)` \|.*\| ([\d., ]+) \|$", PAGE, re.M)
-)
+@pytest.mark.parametrize(("written", "values"), ROWS)
 def test_a_schedule_is_what_the_page_says(written, values, unit, values_of):
     schedule = eval(written.replace("epochs", unit), NAMES)
 
     assert values_of(schedule, 6) == [float(value) for value in values.split(", ")]
+
+
+def test_the_page_shows_every_schedule():
+    shown = {written.partition("(")[0] for written, _ in ROWS}
+
+    assert shown == {"Alternate", "Fade", "OffAtEnd", "WarmUp"}
 
 
 counts = st.integers(0, 30)
@@ -280,6 +285,18 @@ def test_an_end_that_nobody_knows_is_refused_before_the_first_step(make_trainer,
         fit(make_trainer, trainer=settings, **{**case, "module": module})
 
     assert torch.equal(parameters_of(module), before)
+
+
+def test_a_fit_without_any_limit_is_refused_before_its_data_is_asked_for(make_trainer):
+    ours = mixup(prob=OffAtEnd(epochs=1))
+
+    with pytest.raises(ValueError, match="the Trainer has no max_epochs"):
+        make_trainer(callbacks=[ours], max_epochs=-1).fit(Endless())
+
+
+class Endless(Classifier):
+    def train_dataloader(self):
+        raise AssertionError
 
 
 def test_a_scheduled_batch_is_drawn_as_one_of_a_constant(make_trainer):
