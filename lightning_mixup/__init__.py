@@ -25,6 +25,7 @@ from lightning_mixup.plot import (
 from lightning_mixup.recipes import CutMix, Mixup, Overlay, Recipe, ResizeMix, SamplePairing
 from lightning_mixup.reliability import ReliabilityBins
 from lightning_mixup.report import read_report
+from lightning_mixup.schedules import Alternate, Fade, OffAtEnd, Schedule, WarmUp
 from lightning_mixup.targets import MixedTarget, merge
 from lightning_mixup.temperature import TemperatureScaled
 from lightning_mixup.weights import Beta, Fixed, Uniform, Weights
@@ -33,6 +34,7 @@ __version__ = "0.1.0.dev0"
 
 __all__ = [
     "Affinity",
+    "Alternate",
     "AnyOther",
     "Beta",
     "BinaryCalibrationStatistics",
@@ -40,6 +42,7 @@ __all__ = [
     "CalibrationMonitor",
     "CalibrationStatistics",
     "CutMix",
+    "Fade",
     "Fixed",
     "LabelKernel",
     "Mix",
@@ -48,6 +51,7 @@ __all__ = [
     "MixupCallback",
     "MixupError",
     "NearestNeighbors",
+    "OffAtEnd",
     "OneOf",
     "OtherClass",
     "Overlay",
@@ -57,8 +61,10 @@ __all__ = [
     "ResizeMix",
     "SameClass",
     "SamplePairing",
+    "Schedule",
     "TemperatureScaled",
     "Uniform",
+    "WarmUp",
     "Weights",
     "classification_metrics",
     "compare_reports",

@@ -10,6 +10,8 @@ from lightning_mixup.batch import Selector
 from lightning_mixup.errors import MixupTypeError, MixupValueError
 from lightning_mixup.mixes import INPUT
 from lightning_mixup.recipes import Mixup, Recipe
+from lightning_mixup.schedules import Schedule
+from lightning_mixup.weights import check_number
 
 __all__ = [
     "check_flag",
@@ -17,6 +19,7 @@ __all__ = [
     "check_places",
     "check_probability",
     "check_selector",
+    "check_strength",
     "check_type",
     "choose_recipe",
 ]
@@ -46,18 +49,45 @@ def choose_recipe(alpha: float | None, recipe: Recipe | None) -> Recipe:
     return recipe
 
 
-def check_probability(prob: float) -> float:
-    """Returns a number in [0, 1].
+def check_probability(prob: float | Schedule) -> float | Schedule:
+    """Returns a number in [0, 1], or a schedule of such.
 
     Raises:
-        MixupTypeError: If it is not a number.
+        MixupTypeError: If it is neither.
         MixupValueError: If it is out of range.
     """
+    if isinstance(prob, Schedule):
+        return prob
     if isinstance(prob, bool) or not isinstance(prob, Real):
-        raise MixupTypeError(f"prob={prob!r} is not a number. Give a probability, from 0 to 1.")
+        raise MixupTypeError(
+            f"prob={prob!r} is not a number. Give a probability, from 0 to 1, or a schedule such "
+            "as OffAtEnd(epochs=10)."
+        )
     if not 0 <= prob <= 1:
         raise MixupValueError(f"prob={prob!r} is not a probability. Give a number from 0 to 1.")
     return float(prob)
+
+
+def check_strength(recipe: Recipe, strength: float | Schedule) -> float | Schedule:
+    """Returns a number in [0, 1], or a schedule of such, by which a recipe can be made milder.
+
+    Raises:
+        MixupTypeError: If it is neither.
+        MixupValueError: If it is out of range, or the recipe knows of no degrees.
+    """
+    if not isinstance(strength, Schedule):
+        hint = "Give 1 for the recipe as it is, less for a milder one, or WarmUp(epochs=5)."
+        strength = check_number("strength", strength, 0, 1, hint)
+    if strength == 1:
+        return strength
+    try:
+        recipe.at_strength(0.5)
+    except MixupValueError as error:
+        raise MixupValueError(
+            f"strength={strength!r} makes a recipe milder, and recipe={recipe!r} holds something "
+            f"that mixes or doesn't. Write prob={strength!r}, so that it mixes less often."
+        ) from error
+    return strength
 
 
 def check_flag(name: str, value: bool) -> bool:  # noqa: FBT001

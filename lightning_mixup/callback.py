@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import functools
 import inspect
+import math
 import weakref
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
@@ -27,6 +28,7 @@ from lightning_mixup.arguments import (
     check_places,
     check_probability,
     check_selector,
+    check_strength,
     check_type,
     choose_recipe,
 )
@@ -50,6 +52,7 @@ from lightning_mixup.mixes import INPUT, Mix
 from lightning_mixup.monitor import CalibrationMonitor, default_monitor
 from lightning_mixup.names import find_layers, find_module
 from lightning_mixup.recipes import Mixup, Recipe
+from lightning_mixup.schedules import End, Moment, Schedule, check_end, find_end, value_at
 from lightning_mixup.suggestions import suggest_layers
 from lightning_mixup.targets import MixedTarget, Usage, merge
 
@@ -77,7 +80,11 @@ class MixupCallback(Callback):
         recipe: How a batch is mixed, such as ``Mixup(1.0, per_sample=True)``, ``CutMix(1.0)`` or
             ``OneOf(Mixup(0.2), CutMix(1.0))``.
         prob: The probability that a batch is mixed, in [0, 1]. 1 as in the paper: with a small
-            alpha most batches are nearly clean anyway.
+            alpha most batches are nearly clean anyway. Or a schedule of it, such as
+            ``OffAtEnd(epochs=10)``, or ``0.5 * WarmUp(epochs=5)``.
+        strength: How much of the recipe is made use of, in [0, 1], or a schedule of it: 1 is all,
+            0 mixes nothing. It multiplies the parameters of a Beta distribution, the sides of a
+            pasted box, or else the share that a sample gives away.
         layers: Where it is mixed, Manifold Mixup: names of hidden layers as in
             ``module.named_modules()``, and ``"input"``; each batch draws one of them. Patterns
             such as ``"encoder.blocks.*"`` stand for each layer that they fit.
@@ -90,7 +97,8 @@ class MixupCallback(Callback):
         calibration: True reports with a `CalibrationMonitor`, and warns where a module can't be
             read; False doesn't. Give your own for its options; it raises there.
         log_mix: Logs ``mixup_weight`` of every step (the mean of a weight per sample; 1 where
-            nothing is mixed) and ``mixup_place``, a number into ``places``.
+            nothing is mixed) and ``mixup_place``, a number into ``places``. What is scheduled is
+            logged in any case, as ``mixup_prob`` and ``mixup_strength``.
         seed: Decides the draws, together with the rank and the number of the batch. By default
             the seed of ``seed_everything`` or ``torch.manual_seed`` in the first process; a
             resumed run goes on with that of its checkpoint. No global state is touched.
@@ -123,13 +131,16 @@ class MixupCallback(Callback):
     _used: bool  # whether a loss has used the labels in this fit
     _announced: bool
     _told: bool  # of labels that were read as numbers
+    _end: End | None  # of the fit; None before it has begun, and in trial runs
+    _scheduled: dict[str, float]  # what schedules have come to in this step
 
     def __init__(  # noqa: PLR0913  all but the first by keyword, each one decision
         self,
         alpha: float | None = None,
         *,
         recipe: Recipe | None = None,
-        prob: float = 1.0,
+        prob: float | Schedule = 1.0,
+        strength: float | Schedule = 1.0,
         layers: str | Sequence[str] = INPUT,
         inputs: Selector = "auto",
         targets: Selector = "auto",
@@ -140,6 +151,9 @@ class MixupCallback(Callback):
     ) -> None:
         self.recipe = choose_recipe(alpha, recipe)
         self.prob = check_probability(prob)
+        self.strength = check_strength(self.recipe, strength)
+        settings = {"prob": self.prob, "strength": self.strength}
+        self._schedules = {k: v for k, v in settings.items() if isinstance(v, Schedule)}
         self.layers, self.places = layers, check_layers(layers)
         check_places(self.recipe, self.places)
         self.inputs = check_selector("inputs", inputs)
@@ -176,7 +190,7 @@ class MixupCallback(Callback):
 
     @property
     def _mixes(self) -> bool:
-        return self.prob > 0 and self.recipe.mixes
+        return bool(self.prob and self.strength) and self.recipe.mixes
 
     # When.
 
@@ -201,6 +215,8 @@ class MixupCallback(Callback):
         """Finds what is named, which ``configure_model`` may have made."""
         if not self._mixes:
             rank_zero_info(f"{self!r} mixes nothing.")
+        if trainer.max_epochs == trainer.max_steps == -1:
+            self._check_end(End())  # With a limit, how long it is comes to be known with the data.
         self._find_modules(pl_module)
         self._report("on_fit_start", trainer, pl_module)
 
@@ -224,7 +240,7 @@ class MixupCallback(Callback):
         batch_idx: int,
     ) -> None:
         """Forgets the mix: what the user kept of mixed labels reads as plain from here on."""
-        if self.log_mix:
+        if self.log_mix or self._scheduled:
             self._log_mix(trainer)
         self._end_step()
         self._has_started = False
@@ -338,6 +354,7 @@ class MixupCallback(Callback):
         """Draws from the seed, the rank and the number of the batch, and from nothing else."""
         self.mix = None
         self._batch_number = _batch_number(trainer)
+        prob, strength = self._heed_schedules(trainer)
         if not self._mixes:
             return
         at_input = INPUT in self.places or self.recipe.reads_inputs
@@ -346,13 +363,15 @@ class MixupCallback(Callback):
         entries, is_first = self._entries, not self._announced
         if is_first and entries.batch_size:
             self._announced = True
-            announce(batch, entries, self.places, self.recipe.describe())
+            announce(batch, entries, self.places, self._in_words())
         rng = _generator(self._seed, _data_rank(trainer), self._batch_number)
-        if rng.random() >= self.prob:
+        if rng.random() >= prob or not strength:
             return
         recipe = self.recipe.at_epoch(trainer.current_epoch)
         if recipe is None:
             return
+        if strength != 1:
+            recipe = recipe.at_strength(strength)
         inputs, targets = (
             [get_entry(batch, path) for path in paths]
             for paths in (entries.inputs, entries.targets)
@@ -363,6 +382,32 @@ class MixupCallback(Callback):
             self.mix = replace(mix, place=self.places[rng.integers(len(self.places))])
             if is_first:
                 tell_of_loners(mix)
+
+    def _heed_schedules(self, trainer: Trainer) -> tuple[float, float]:
+        """Returns probability and strength of this batch; in trial runs the most they come to.
+
+        So that what is found there, such as a batch size, is right for all of the fit.
+        """
+        if not self._schedules:
+            return self.prob, self.strength  # type: ignore[return-value]
+        moment = None
+        if self._end is not None:
+            moment = Moment(trainer.current_epoch, _batch_number(trainer), self._end)
+        self._scheduled = {
+            name: value_at(name, schedule, moment) for name, schedule in self._schedules.items()
+        }
+        now: dict[str, Any] = {"prob": self.prob, "strength": self.strength, **self._scheduled}
+        return now["prob"], now["strength"]
+
+    def _check_end(self, end: End) -> None:
+        for name, schedule in self._schedules.items():
+            check_end(name, schedule, end)
+
+    def _in_words(self) -> str:
+        """Says how a batch is mixed."""
+        strength = [] if self.strength == 1 else [f"strength={self.strength!r}"]
+        prob = [] if self.prob == 1 else [f"prob={self.prob!r}"]
+        return ", ".join([self.recipe.describe(), *prob, *strength])
 
     @property
     def _layer(self) -> Layer | None:
@@ -466,8 +511,10 @@ class MixupCallback(Callback):
     def _log_mix(self, trainer: Trainer) -> None:
         """Logs to the loggers alone, when and as Lightning's own callbacks do."""
         mix, counts = self.mix, trainer.fit_loop.epoch_loop
-        figures = {"mixup_weight": 1.0 if mix is None else float(np.mean(mix.drawn))}
-        if mix is not None:
+        figures = {f"mixup_{name}": value for name, value in self._scheduled.items()}
+        if self.log_mix:
+            figures["mixup_weight"] = 1.0 if mix is None else float(np.mean(mix.drawn))
+        if self.log_mix and mix is not None:
             figures["mixup_place"] = self.places.index(mix.place)
         if trainer._logger_connector.should_update_logs:
             for logger in trainer.loggers:
@@ -506,7 +553,10 @@ class MixupCallback(Callback):
         self._report("on_validation_end", trainer, pl_module)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Lets the monitor go on."""
+        """Looks when the fit ends, which is known by now, and lets the monitor go on."""
+        if self._schedules and not trainer.fast_dev_run:  # type: ignore[attr-defined]
+            self._end = _end_of(trainer, pl_module)
+            self._check_end(self._end)
         self._report("on_train_start", trainer, pl_module)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -559,7 +609,7 @@ class _Fetching:
 
 def _at_rest() -> dict[str, Any]:
     """Returns what a callback holds outside of a fit."""
-    nothing = ("mix", "_entries", "_step", "_batch_number")
+    nothing = ("mix", "_entries", "_step", "_batch_number", "_end")
     untrue = ("_has_started", "_fetches", "_found", "_used", "_announced", "_told")
     return {
         **dict.fromkeys(nothing),
@@ -568,6 +618,7 @@ def _at_rest() -> dict[str, Any]:
         "_interceptions": [],
         "_usages": [],
         "_made": [],
+        "_scheduled": {},
     }
 
 
@@ -579,6 +630,19 @@ def _batch_number(trainer: Trainer) -> int:
     """
     steps = trainer.fit_loop.epoch_loop.batch_progress.total
     return steps.processed  # type: ignore[attr-defined, no-any-return]
+
+
+def _end_of(trainer: Trainer, module: LightningModule) -> End:
+    """Returns when the fit will have ended, as far as the Trainer and its loader tell."""
+    kinds = {kind.__name__ for callback in trainer.callbacks for kind in type(callback).__mro__}  # type: ignore[attr-defined]
+    is_even = module.automatic_optimization and "GradientAccumulationScheduler" not in kinds
+    batches = trainer.num_training_batches
+    return find_end(
+        -1 if trainer.max_epochs is None else trainer.max_epochs,
+        trainer.max_steps,
+        None if math.isinf(batches) else int(batches),
+        trainer.accumulate_grad_batches if is_even else None,
+    )
 
 
 def _name_of(function: Callable[..., Any]) -> str:

@@ -11,7 +11,7 @@ import lightning_mixup
 
 __all__ = ["DECISIVE", "DRAWS", "describe_run", "tell_differences"]
 
-DECISIVE = ("alpha", "recipe", "prob", "layers", "inputs", "targets")
+DECISIVE = ("alpha", "recipe", "prob", "strength", "layers", "inputs", "targets")
 """The arguments that decide what is mixed."""
 
 DRAWS = 1

@@ -171,9 +171,10 @@ class ByEpoch(Recipe):
         return begun[-1] if begun else None
 
     def at_strength(self, strength: float) -> ByEpoch:
-        """Returns the same ranges of epochs with milder recipes."""
+        """Returns the same with milder recipes."""
         return ByEpoch({
-            first: recipe and recipe.at_strength(strength) for first, recipe in self.ranges
+            epoch: None if recipe is None else recipe.at_strength(strength)
+            for epoch, recipe in self.ranges
         })
 
     def draw(

@@ -32,6 +32,7 @@ ORDER = [
     "mixes",
     "recipes",
     "choices",
+    "schedules",
     "containers",
     "roles",
     "advice",

@@ -218,6 +218,14 @@ def expect(number, rank, prob, places):
     return {"weight": weight.tolist(), "partner": partner, "place": place}
 
 
+@pytest.mark.parametrize("rank", [0, 1])
+def test_a_schedule_is_the_same_on_every_rank(seen, rank):
+    """Its end is counted in the batches of one rank, of which there are six."""
+    mixed = [mix is not None for mix in drawn(seen["launched", "scheduled"][rank])]
+
+    assert mixed == [True] * 4 + [False] * 2
+
+
 def test_ranks_that_split_up_a_module_draw_alike(seen):
     """They train on the same batch, so that they must not see it mixed in two ways."""
     first, second = seen["launched", TENSOR_PARALLEL]

@@ -25,7 +25,7 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 import lightning_mixup
-from lightning_mixup import CalibrationMonitor, Mixup, MixupCallback
+from lightning_mixup import CalibrationMonitor, Mixup, MixupCallback, OffAtEnd, WarmUp
 
 pytestmark = [
     # Lightning takes any loader without a state of its own for one that can't resume.
@@ -241,6 +241,12 @@ def first_of(batch):
             "with alpha=0.2, and goes on with recipe=Mixup(alpha=0.2, per_sample=True)",
         ),
         ({"prob": 0.5}, {}, "with prob=0.5, and goes on with prob=1.0"),
+        (
+            {"prob": 0.5 * WarmUp(epochs=5)},
+            {"prob": OffAtEnd(steps=2), "strength": 0.5},
+            "with prob=0.5 * WarmUp(epochs=5), strength=1.0, and goes on with "
+            "prob=OffAtEnd(steps=2), strength=0.5",
+        ),
         ({"targets": 1}, {}, "with targets=1, and goes on with targets='auto'"),
         (
             {"layers": ["input", "body"]},
@@ -259,7 +265,7 @@ def first_of(batch):
             "with seed=3, which decides the draws of a resumed run; seed=5",
         ),
     ],
-    ids=["alpha", "recipe", "prob", "targets", "layers", "two", "no mixing", "seed"],
+    ids=["alpha", "recipe", "prob", "schedule", "targets", "layers", "two", "no mixing", "seed"],
 )
 def test_other_arguments_than_the_checkpoints_are_told(tmp_path, then, now, told):
     checkpoint = make_checkpoint(tmp_path, mixup(**then))
@@ -303,10 +309,11 @@ def test_another_version_and_other_processes_are_told(tmp_path, changes, told):
         ({}, {"seed": None}),
         ({"alpha": 1}, {"alpha": np.float32(1)}),
         ({"prob": 0.5}, {"prob": Fraction(1, 2)}),
+        ({"prob": WarmUp(steps=5) * 0.5}, {"prob": 0.5 * WarmUp(steps=np.int64(5))}),
         ({"inputs": lambda batch: batch[0]}, {"inputs": lambda batch: batch[0]}),
         ({"seed": 3}, {"seed": 3, "log_mix": True, "calibration": CalibrationMonitor()}),
     ],
-    ids=["same", "alpha", "prob", "functions", "what decides no draw"],
+    ids=["same", "alpha", "prob", "schedule", "functions", "what decides no draw"],
 )
 def test_of_equal_arguments_nothing_is_told(tmp_path, then, now):
     """All warnings are errors here."""

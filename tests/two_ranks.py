@@ -22,7 +22,7 @@ from torch.utils.data import DataLoader, TensorDataset
 from torchmetrics import Accuracy
 from zoo import CLASSES, FEATURES
 
-from lightning_mixup import Mixup, MixupCallback
+from lightning_mixup import Mixup, MixupCallback, OffAtEnd
 
 HIDDEN, BATCH, SEED = 8, 4, 5
 PLACES = ("input", "net.layer1", "net.layer2")
@@ -108,6 +108,7 @@ LAUNCHED = {
     "anywhere, per sample": Case(ANYWHERE),
     "half of the batches": Case({**ANYWHERE, "prob": 0.5}),
     "accumulated": Case({**ANYWHERE, "prob": 0.5}, accumulate=2),
+    "scheduled": Case({**ANYWHERE, "prob": OffAtEnd(steps=2)}, accumulate=2),
     "compiled": Case(ANYWHERE, compiled=True),
     "static graph": Case(ANYWHERE, lambda: DDPStrategy(static_graph=True)),
     "unused branch": Case(ANYWHERE, "ddp_find_unused_parameters_true", WithUnusedBranch),

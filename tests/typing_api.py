@@ -11,11 +11,15 @@ from torchmetrics.classification import MulticlassAccuracy
 from lightning_mixup import (
     CalibrationMonitor,
     CalibrationStatistics,
+    Fade,
     MixedTarget,
     Mixup,
     MixupCallback,
+    OffAtEnd,
     ReliabilityBins,
+    Schedule,
     TemperatureScaled,
+    WarmUp,
     classification_metrics,
     compare_reports,
     merge,
@@ -38,6 +42,8 @@ metrics = MetricCollection({"macro": MulticlassAccuracy(num_classes=3)})
 monitor = CalibrationMonitor(metrics, prefix="clean_", logits_fn=logits_of)
 factory = CalibrationMonitor(classification_metrics)
 callback = MixupCallback(recipe=recipe, prob=0.5, inputs=["a", "b.c"], targets=1, seed=1)
+schedule: Schedule = 0.5 * WarmUp(epochs=5) * OffAtEnd(steps=10) * 0.5
+scheduled = MixupCallback(prob=schedule, strength=Fade(epochs=(50, None)))
 Trainer(callbacks=[MixupCallback(0.2, calibration=monitor, targets=None), callback])
 if callback.mix is not None:
     weight: Tensor = callback.mix.weight
