@@ -89,6 +89,10 @@ class Recipe(ABC):
         """Returns the recipe that holds in an epoch, None where nothing is mixed."""
         return self
 
+    def pick(self, rng: np.random.Generator) -> Recipe:
+        """Draws by which recipe one batch is mixed: by itself, unless it is made of several."""
+        return self
+
     @abstractmethod
     def draw(
         self,

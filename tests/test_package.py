@@ -54,6 +54,7 @@ ORDER = [
     "verdict",
     "report",
     "plot",
+    "gallery",
     "figures",
     "repeats",
     "tally",
