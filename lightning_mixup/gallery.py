@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import cycle
-from textwrap import fill
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
@@ -20,7 +19,7 @@ from torch import Tensor
 from lightning_mixup.errors import MixupValueError
 from lightning_mixup.mixes import INPUT, Joined, Mix, Summed
 from lightning_mixup.partners import partner_indices, take_partners
-from lightning_mixup.plot import draw_title, new_figure
+from lightning_mixup.plot import draw_title, new_figure, wrap
 from lightning_mixup.recipes import Recipe
 from lightning_mixup.targets import Kind, MixedTarget, merge
 from lightning_mixup.weights import Weight
@@ -38,6 +37,7 @@ _COLORS = ["#000000", "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E
 _IGNORED = "#FFFFFF"  # labels below 0 and 255
 _INK = ("#000000", "#D55E00", "#56B4E9")  # of lines, likewise from dark to light
 _TEXT: dict[str, Any] = {"fontsize": 8, "loc": "left", "parse_math": False, "linespacing": 1.35}
+_TIMES = "\N{NO-BREAK SPACE}×\N{NO-BREAK SPACE}"
 _BARS = 32  # rows with more numbers are drawn as lines
 _CHANNELS = 16  # and three-dimensional inputs with more channels as pictures
 
@@ -49,6 +49,11 @@ class _Strip:
     kind: str  # "image" in color, "picture", "lines" or "bars"
     panels: list[Tensor]  # of shape (B, H, W, 3 or 4), (B, H, W), (B, C, T) or (B, N)
     note: str = ""
+
+    @property
+    def is_flat(self) -> bool:
+        """Whether panels have a vertical axis with numbers."""
+        return self.kind in ("lines", "bars")
 
 
 def mix_plot(
@@ -97,7 +102,7 @@ def mix_plot(
         >>> mix = CutMix(1.0).draw(np.random.default_rng(0), len(x), inputs=[x])
         >>> figure = mix_plot([x], [y], mix, count=2, class_names="abcdefgh")
         >>> figure.axes[2].get_title(loc="left")
-        'mixed, 0.50 of itself\n0.50 a + 0.50 h'
+        'mixed, 0.50 of itself\n0.50\xa0×\xa0a + 0.50\xa0×\xa0h'
     """
     if count < 1:
         raise MixupValueError(f"count={count!r} leaves no sample to draw. Give 1 or more.")
@@ -277,7 +282,7 @@ def _sum(parts: Sequence[tuple[float, str]]) -> str:
     """Writes shares of classes, as in 0.72 × cat + 0.28 × dog; of a whole one no number."""
     text = ""
     for share, name in parts:
-        said = name if f"{share:.2f}" == "1.00" else f"{abs(share):.2f} × {name}"
+        said = name if f"{share:.2f}" == "1.00" else f"{abs(share):.2f}{_TIMES}{name}"
         sign = "−" if share < 0 else "+"
         text += f" {sign} {said}" if text else f"{sign}{said}".removeprefix("+")
     return text or "none"
@@ -303,7 +308,8 @@ def _captions(
             row.append([f"with {part}{name}", *said(partner[i])])
         own = f"mixed, {_at(mix.drawn, i):.2f} of itself"
         head = f"sum of {len(row)}" if isinstance(mix, Summed) else own
-        whole = [f"label {label.mixed(y, i)}" for label, y in zip(labels, mixed, strict=True)]
+        whole = [label.mixed(y, i) for label, y in zip(labels, mixed, strict=True)]
+        whole = [text if "×" in text else f"label {text}" for text in whole]  # a sum shows it
         captions.append([*row, [head, *whole]])
     return captions
 
@@ -316,27 +322,36 @@ def _at(weight: Weight, i: int) -> float:
 
 
 def _draw(strips: Sequence[_Strip], captions: list[list[list[str]]], title: str) -> Figure:
-    sizes = [_size(strip) for strip in strips]
-    widths = [w for (w, _), strip in zip(sizes, strips, strict=True) for _ in strip.panels]
-    room = max(h for _, h in sizes) + 0.18 * max(len(text) for row in captions for text in row)
-    canvas = new_figure(sum(widths) + 0.15, len(captions) * (room + 0.1) + 0.3 * bool(title))
+    sizes = [_size(strip) for strip in strips for _ in strip.panels]
+    widths, tallest = [width for width, _ in sizes], max(height for _, height in sizes)
+    canvas = new_figure(sum(widths) + 0.15, 1)
     grid = canvas.subplots(len(captions), len(widths), squeeze=False, width_ratios=widths)
+    lines = 0
     for i, texts in enumerate(captions):
-        panels = iter(grid[i])
-        for strip, (width, _) in zip(strips, sizes, strict=True):
-            row = [next(panels) for _ in strip.panels]
+        first = 0
+        for strip in strips:
+            row = grid[i][first : first + len(texts)]
+            heads = texts if strip is strips[0] else [text[:1] for text in texts]  # once is enough
+            heads = [[heads[0][0] + strip.note, *heads[0][1:]], *heads[1:]]
             _draw_row(row, strip, i)
-            heads = [[f"{texts[0][0]}{strip.note}", *texts[0][1:]], *texts[1:]]
-            for axes, text in zip(row, heads, strict=True):
-                said = text if strip is strips[0] else text[:1]  # once is enough
-                axes.set_title("\n".join(fill(line, int(17 * width)) for line in said), **_TEXT)
+            _write(row, heads, _size(strip)[0] - (0.35 if strip.is_flat else 0.05))
+            first += len(texts)
+        lines += max(axes.get_title(loc="left").count("\n") + 1 for axes in grid[i])
+    canvas.set_figheight(len(captions) * (tallest + 0.15) + 0.16 * lines + 0.3 * bool(title))
     draw_title(canvas, title)
     return canvas
 
 
+def _write(panels: Sequence[Axes], captions: Sequence[Sequence[str]], width: float) -> None:
+    """Writes captions, in lines that are at most as wide as a panel, in inches."""
+    for axes, lines in zip(panels, captions, strict=True):
+        text = axes.set_title("\n".join(lines), **_TEXT)
+        wrap(text, width * axes.figure.dpi)
+
+
 def _size(strip: _Strip) -> tuple[float, float]:
     """Returns how wide and high its panels are, in inches: of one area, for any format."""
-    if strip.kind in ("lines", "bars"):
+    if strip.is_flat:
         return 2.2, 1.1
     height, width = strip.panels[0].shape[1:3]
     side = min(max(width / height, 0.5), 2.5) ** 0.5
@@ -349,6 +364,7 @@ def _draw_row(panels: Sequence[Axes], strip: _Strip, i: int) -> None:
     low, high = _range(np.concatenate([_scaled(strip, value).ravel() for value in values]))
     room = 0.06 * (high - low) or 1
     for axes, value in zip(panels, values, strict=True):
+        axes.set_anchor("W")  # below its caption
         if strip.kind == "image":
             axes.imshow(_stretched(value, low, high))
         elif strip.kind == "picture":
@@ -362,9 +378,10 @@ def _draw_row(panels: Sequence[Axes], strip: _Strip, i: int) -> None:
             axes.bar(range(len(value)), value, color="#8A93A3")
             axes.axhline(0, color="black", linewidth=0.6)
             axes.set_ylim(min(low - room, 0), max(high + room, 0))
-        is_flat = strip.kind in ("lines", "bars")
         axes.tick_params(bottom=False, labelbottom=False, labelsize=6)
-        axes.tick_params(left=is_flat, labelleft=is_flat)
+        axes.tick_params(left=strip.is_flat, labelleft=strip.is_flat)
+        if strip.is_flat:
+            axes.locator_params(axis="y", nbins=5)
 
 
 def _scaled(strip: _Strip, value: _Array) -> _Array:

@@ -32,6 +32,7 @@ __all__ = [
     "new_figure",
     "reliability_diagram",
     "report_plot",
+    "wrap",
 ]
 
 # Okabe and Ito's vermilion and blue, which color-blind readers tell apart, each with a tint; in a
@@ -176,7 +177,7 @@ def report_plot(entry: Mapping[str, Any], *, title: str = "") -> Figure:
         history_plot(history, figure=panel)
     draw_title(canvas, title)
     caption = canvas.supxlabel(entry["verdict"], x=0.02, fontsize="medium", **_VERBATIM)
-    _wrap(caption, 0.95 * canvas.bbox.width)
+    wrap(caption, 0.95 * canvas.bbox.width)
     return canvas
 
 
@@ -239,7 +240,7 @@ def draw_title(canvas: Figure | SubFigure, title: str) -> None:
     """Writes a title above all, in as many lines as it takes."""
     if title:
         words = canvas.suptitle(title, x=0.02, fontweight="bold", **_VERBATIM)
-        _wrap(words, 0.95 * canvas.bbox.width)
+        wrap(words, 0.95 * canvas.bbox.width)
 
 
 def _draw_legend(canvas: Figure | SubFigure, axes: Axes) -> None:
@@ -247,11 +248,11 @@ def _draw_legend(canvas: Figure | SubFigure, axes: Axes) -> None:
     canvas.legend(handles, labels, loc="outside lower center", ncols=2, fontsize="small")
 
 
-def _wrap(text: Text, width: float) -> None:
-    """Breaks a text into lines, of which none is wider than that many pixels."""
-    words = text.get_text()
-    for columns in range(len(words), 0, -1):
-        text.set_text(textwrap.fill(words, columns))
+def wrap(text: Text, width: float) -> None:
+    """Breaks a text's lines, so that none is wider than that many pixels."""
+    lines = text.get_text().split("\n")
+    for columns in range(max(map(len, lines)), 0, -1):
+        text.set_text("\n".join(textwrap.fill(line, columns) for line in lines))
         if text.get_window_extent().width <= width:
             return
 
@@ -263,7 +264,7 @@ def _draw_diagram(upper: Axes, lower: Axes, bins: ReliabilityBins, title: str) -
     upper.text(0, 1.03, _summary(bins), transform=upper.transAxes)
     # Above the summary's two lines.
     heading = upper.set_title(title, loc="left", pad=36, fontweight="bold", **_VERBATIM)
-    _wrap(heading, upper.bbox.width)
+    wrap(heading, upper.bbox.width)
 
 
 def _summary(bins: ReliabilityBins) -> str:
