@@ -72,9 +72,8 @@ def run(make_trainer, recipe, shape, prob=1.0, batches=1):
     """Returns the module, which has seen batches, and the batches as they were."""
     data = [make_batch(shape) for _ in range(batches)]
     module = Detector(shape)
-    module.callback = MixupCallback(
-        recipe=recipe, prob=prob, inputs="audio", targets=["birds", "weight"], calibration=False
-    )
+    entries = {"inputs": "audio", "targets": ["birds", "weight"]}
+    module.callback = MixupCallback(recipe=recipe, prob=prob, **entries, calibration=False, seed=2)
     trainer = make_trainer(callbacks=[module.callback])
     trainer.fit(module, DataLoader(data, batch_size=None))
     return module, data
