@@ -5,7 +5,7 @@ shift is one number for the batch, a cyclic shift: nobody is their own partner, 
 partner of one, and nothing needs to be gathered. Where labels or distances decide, it is a tensor
 on the batch's device, of shape (B,); 0 is the sample itself, which stays as it is.
 
-Partners of one's own are a subclass of `Affine`, which says how much two samples attract.
+Partners of one's own are a subclass of `Affinity`, which says how much two samples attract.
 """
 
 from __future__ import annotations
@@ -51,6 +51,11 @@ class Partners(ABC):
 
     reads_targets: ClassVar[bool] = False
     """Whether it looks at the targets."""
+
+    def __repr__(self) -> str:
+        """Returns the call that makes it, also where a subclass is no dataclass."""
+        given = (f"{name}={value!r}" for name, value in vars(self).items())
+        return f"{type(self).__name__}({', '.join(given)})"
 
     @abstractmethod
     def draw(

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from dataclasses import KW_ONLY, dataclass, fields, replace
+from dataclasses import KW_ONLY, dataclass, fields, is_dataclass, replace
 from numbers import Integral
 from typing import Any, ClassVar, TypeVar
 
@@ -67,9 +67,13 @@ class Recipe(ABC):
 
     def __repr__(self) -> str:
         """Returns the call that makes it, without defaults."""
-        given = {f.name: getattr(self, f.name) for f in fields(self) if f.repr}  # type: ignore[arg-type]
-        defaults = {f.name: f.default for f in fields(self)}  # type: ignore[arg-type]
-        written = [f"{name}={value!r}" for name, value in given.items() if value != defaults[name]]
+        known: Any = fields(self) if is_dataclass(self) else ()
+        given: dict[str, Any] = {f.name: getattr(self, f.name) for f in known if f.repr}
+        given = given or vars(self)  # of a subclass that is no dataclass
+        defaults: dict[str, Any] = {f.name: f.default for f in known}
+        written = [
+            f"{name}={value!r}" for name, value in given.items() if value != defaults.get(name)
+        ]
         return f"{type(self).__name__}({', '.join(written)})"
 
     def at_strength(self, strength: float) -> Recipe:
@@ -509,7 +513,7 @@ class Overlay(Recipe):
     ``binary_cross_entropy_with_logits``. Weights of the samples' losses are averaged.
 
     Reference:
-        | BirdCLEF 2023, 2nd place, ``Mixup`` of its models/model.py
+        | BirdCLEF 2023, 2nd place, ``Mixup`` of its modules/model.py
         | https://github.com/LIHANG-HONG/birdclef2023-2nd-place-solution
 
     Args:
