@@ -1,7 +1,7 @@
 # make demo     run the example: a table and a reliability diagram, in about two minutes
 # make examples mix at hidden layers: digits, and the words of docstrings; compare recipes; in
 #               three minutes
-# make pictures draw the reports of docs/reading-the-report.md, from four runs; in a minute
+# make pictures draw the reports of docs/reading-the-report.md, and what docs/recipes.md shows
 # make test     run the tests, with the docstrings' examples and the README's blocks
 # make oldest   run them on the oldest Lightning and torchmetrics that pyproject.toml allows
 # make newest   and on the newest of all that there is, but for torch
@@ -48,6 +48,7 @@ examples: $(READY)
 
 pictures: $(READY)
 	$(PY) examples/verdicts.py docs/images
+	$(PY) examples/mixes.py docs/images
 
 tables: $(READY)
 	$(PY) tests/test_tables.py

@@ -6,6 +6,7 @@ from lightning_mixup.callback import MixupCallback
 from lightning_mixup.choices import ByEpoch, OneOf, RegMixup
 from lightning_mixup.errors import MixupError
 from lightning_mixup.figures import classification_metrics
+from lightning_mixup.gallery import mix_plot
 from lightning_mixup.mixes import Mix
 from lightning_mixup.monitor import CalibrationMonitor
 from lightning_mixup.partners import (
@@ -70,6 +71,7 @@ __all__ = [
     "compare_reports",
     "history_plot",
     "merge",
+    "mix_plot",
     "read_report",
     "reliability_diagram",
     "report_plot",

@@ -14,7 +14,7 @@ import weakref
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from numbers import Integral
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -37,6 +37,7 @@ from lightning_mixup.checkpoints import DECISIVE, describe_run, tell_differences
 from lightning_mixup.containers import get_entry, replace_entries
 from lightning_mixup.doors import gather_plainly, guard_metrics
 from lightning_mixup.errors import MixupTypeError
+from lightning_mixup.gallery import check_shown, mix_plot
 from lightning_mixup.interception import Interception, without_module
 from lightning_mixup.layers import Layer
 from lightning_mixup.losses import evaluate_per_candidate
@@ -55,6 +56,9 @@ from lightning_mixup.recipes import Mixup, Recipe
 from lightning_mixup.schedules import End, Moment, Schedule, check_end, find_end, value_at
 from lightning_mixup.suggestions import suggest_layers
 from lightning_mixup.targets import MixedTarget, Usage, merge
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 __all__ = ["MixupCallback"]
 
@@ -204,9 +208,8 @@ class MixupCallback(Callback):
         if stage != "fit":
             return
         self._release()
-        seed = torch.initial_seed() if self.seed is None else self.seed
         # That of the first process, which is what a checkpoint holds.
-        self._seed = trainer.strategy.broadcast(seed)
+        self._seed = trainer.strategy.broadcast(self._drawing_seed)
         self._processes = trainer.world_size
         self._stand_in(trainer, pl_module)
         self._interceptions.append(Interception(pl_module, "all_gather", gather_plainly))
@@ -316,6 +319,58 @@ class MixupCallback(Callback):
         if self.mix is None or self._entries is None:
             return batch
         return self._mixed(batch, self.mix, self._entries, Usage())
+
+    def show(
+        self,
+        batch: Any,
+        *,
+        count: int = 4,
+        number: int = 0,
+        epoch: int = 0,
+        class_names: Sequence[str] | None = None,
+    ) -> Figure:
+        """Draws how a batch is mixed at the input: samples, partners, and mixed, with labels.
+
+        Works outside of a fit, and draws what the seed gives this number of a batch in the first
+        process, as if ``prob`` were 1. `mix_plot` says how inputs of which shape are drawn.
+
+        Args:
+            batch: As a loader returns it, on any device. Never modified.
+            count: How many samples are drawn, the first ones.
+            number: The number of the batch, which decides the draw. Another one is another draw.
+            epoch: The epoch, for recipes that go by it.
+            class_names: What classes are called; by default they are numbered.
+
+        Returns:
+            A new figure; ``figure.savefig("mix.png")`` writes it.
+
+        Raises:
+            MixupValueError: If nothing is mixed, not at the input, or what can't be drawn.
+
+        Example:
+            >>> callback = MixupCallback(alpha=1.0, seed=0)
+            >>> figure = callback.show((torch.rand(8, 3, 16, 16), torch.arange(8)))
+        """
+        recipe = check_shown(self.recipe.at_epoch(epoch), self.prob, self.places)
+        entries = find_entries(batch, self.inputs, self.targets)
+        rng = _generator(self._drawing_seed, 0, number)
+        rng.random()  # which decides in a fit whether the batch is mixed
+        recipe = recipe.pick(rng)
+        inputs, targets = (
+            {path: get_entry(batch, path) for path in paths}
+            for paths in (entries.inputs, entries.targets)
+        )
+        x, y = list(inputs.values()), list(targets.values())
+        mix = recipe.draw(rng, entries.batch_size, entries.device, x, y)
+        y = [target for path, target in targets.items() if path not in entries.weights]
+        return mix_plot(x, y, mix, count=count, class_names=class_names, title=repr(recipe))
+
+    @property
+    def _drawing_seed(self) -> int:
+        """The seed of this fit, or of one that would begin now."""
+        if self._step is not None:
+            return self._seed
+        return torch.initial_seed() if self.seed is None else self.seed
 
     suggest_layers = staticmethod(suggest_layers)
 

@@ -94,6 +94,10 @@ class OneOf(Recipe):
         milder = [recipe.at_strength(strength) for recipe in self.recipes]
         return OneOf(milder, weights=self.weights)
 
+    def pick(self, rng: np.random.Generator) -> Recipe:
+        """Draws a recipe, and of that again, should it be one of several."""
+        return self.recipes[rng.choice(len(self.recipes), p=self.weights)].pick(rng)
+
     def draw(
         self,
         rng: np.random.Generator,
@@ -103,8 +107,7 @@ class OneOf(Recipe):
         targets: Sequence[Tensor] = (),
     ) -> Mix | None:
         """Draws a recipe, and with that the mix of one batch."""
-        chosen = self.recipes[rng.choice(len(self.recipes), p=self.weights)]
-        return chosen.draw(rng, batch_size, device, inputs, targets)
+        return self.pick(rng).draw(rng, batch_size, device, inputs, targets)
 
 
 @dataclass(frozen=True, init=False, repr=False)
@@ -265,6 +268,10 @@ class RegMixup(Recipe):
     def at_strength(self, strength: float) -> RegMixup:
         """Returns the same with a milder recipe."""
         return RegMixup(self.recipe.at_strength(strength))
+
+    def pick(self, rng: np.random.Generator) -> RegMixup:
+        """Draws by which recipe the mixed part is mixed."""
+        return RegMixup(self.recipe.pick(rng))
 
     def draw(
         self,

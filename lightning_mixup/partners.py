@@ -52,6 +52,11 @@ class Partners(ABC):
     reads_targets: ClassVar[bool] = False
     """Whether it looks at the targets."""
 
+    def __repr__(self) -> str:
+        """Returns the call that makes it, also where a subclass is no dataclass."""
+        given = (f"{name}={value!r}" for name, value in vars(self).items())
+        return f"{type(self).__name__}({', '.join(given)})"
+
     @abstractmethod
     def draw(
         self,

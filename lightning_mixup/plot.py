@@ -25,7 +25,15 @@ if TYPE_CHECKING:
 
     from lightning_mixup.reliability import ReliabilityBins
 
-__all__ = ["compare_reports", "history_plot", "reliability_diagram", "report_plot"]
+__all__ = [
+    "compare_reports",
+    "draw_title",
+    "history_plot",
+    "new_figure",
+    "reliability_diagram",
+    "report_plot",
+    "wrap",
+]
 
 # Okabe and Ito's vermilion and blue, which color-blind readers tell apart, each with a tint; in a
 # gray print the hatches remain. A gap that may be chance has a paler tint, and no hatch.
@@ -86,7 +94,7 @@ def reliability_diagram(
         >>> statistics.update(torch.randn(100, 10), torch.randint(10, (100,)))
         >>> figure = reliability_diagram(statistics.bins(), title="untrained")
     """
-    canvas = _new_figure(4.4, 6) if figure is None else figure
+    canvas = new_figure(4.4, 6) if figure is None else figure
     upper, lower = canvas.subplots(2, 1, height_ratios=(3.5, 1))
     _draw_diagram(upper, lower, bins, title)
     if figure is None:
@@ -121,7 +129,7 @@ def history_plot(
         >>> [panel.get_title(loc="left") for panel in figure.axes]
         ['accuracy']
     """
-    canvas = _new_figure(4.4, 6) if figure is None else figure
+    canvas = new_figure(4.4, 6) if figure is None else figure
     values = {name: [math.nan if v is None else v for v in history[name]] for name in history}
     epochs = values.get("epoch", [])
     # An epoch with several validations is no single place, but a step is.
@@ -137,7 +145,7 @@ def history_plot(
         axes.set_title(_PANELS[name], loc="left", fontsize="medium")
         axes.tick_params(labelbottom=row == len(names))
         axes.set_xlabel(unit if row == len(names) else "")
-    _draw_title(canvas, title)
+    draw_title(canvas, title)
     return canvas
 
 
@@ -162,14 +170,14 @@ def report_plot(entry: Mapping[str, Any], *, title: str = "") -> Figure:
     """
     bins, history = bins_of(entry), entry.get("history", {})
     ratios = (1.15, 1) if len(history.get("epoch", ())) > 1 else (1,)
-    canvas = _new_figure(7.6 if len(ratios) > 1 else 4.4, 6.5)
+    canvas = new_figure(7.6 if len(ratios) > 1 else 4.4, 6.5)
     left, *right = canvas.subfigures(1, len(ratios), squeeze=False, width_ratios=ratios).flat
     _draw_legend(left, reliability_diagram(bins, figure=left).axes[0])
     for panel in right:
         history_plot(history, figure=panel)
-    _draw_title(canvas, title)
+    draw_title(canvas, title)
     caption = canvas.supxlabel(entry["verdict"], x=0.02, fontsize="medium", **_VERBATIM)
-    _wrap(caption, 0.95 * canvas.bbox.width)
+    wrap(caption, 0.95 * canvas.bbox.width)
     return canvas
 
 
@@ -196,7 +204,7 @@ def compare_reports(entries: Mapping[str, Mapping[str, Any]]) -> Figure:
             'run, as {"plain": entry, "mixup": entry}.'
         )
     columns, rows = min(2, len(entries)), math.ceil(len(entries) / 2)
-    canvas = _new_figure(4 * columns, 0.7 + 4.6 * rows)
+    canvas = new_figure(4 * columns, 0.7 + 4.6 * rows)
     grid = canvas.subplots(2 * rows, columns, squeeze=False, height_ratios=(3.5, 1) * rows)
     panels = list(zip(grid[::2].flat, grid[1::2].flat, strict=True))
     for pair, (name, entry) in zip(panels, entries.items(), strict=False):
@@ -212,7 +220,12 @@ def compare_reports(entries: Mapping[str, Mapping[str, Any]]) -> Figure:
     return canvas
 
 
-def _new_figure(width: float, height: float) -> Figure:
+def new_figure(width: float, height: float) -> Figure:
+    """Returns an empty figure of that size, in inches.
+
+    Raises:
+        MixupImportError: If matplotlib is not installed.
+    """
     try:
         from matplotlib.figure import Figure
     except ImportError as error:
@@ -223,10 +236,11 @@ def _new_figure(width: float, height: float) -> Figure:
     return Figure(figsize=(width, height), layout="constrained")
 
 
-def _draw_title(canvas: Figure | SubFigure, title: str) -> None:
+def draw_title(canvas: Figure | SubFigure, title: str) -> None:
+    """Writes a title above all, in as many lines as it takes."""
     if title:
         words = canvas.suptitle(title, x=0.02, fontweight="bold", **_VERBATIM)
-        _wrap(words, 0.95 * canvas.bbox.width)
+        wrap(words, 0.95 * canvas.bbox.width)
 
 
 def _draw_legend(canvas: Figure | SubFigure, axes: Axes) -> None:
@@ -234,11 +248,11 @@ def _draw_legend(canvas: Figure | SubFigure, axes: Axes) -> None:
     canvas.legend(handles, labels, loc="outside lower center", ncols=2, fontsize="small")
 
 
-def _wrap(text: Text, width: float) -> None:
-    """Breaks a text into lines, of which none is wider than that many pixels."""
-    words = text.get_text()
-    for columns in range(len(words), 0, -1):
-        text.set_text(textwrap.fill(words, columns))
+def wrap(text: Text, width: float) -> None:
+    """Breaks a text's lines, so that none is wider than that many pixels."""
+    lines = text.get_text().split("\n")
+    for columns in range(max(map(len, lines)), 0, -1):
+        text.set_text("\n".join(textwrap.fill(line, columns) for line in lines))
         if text.get_window_extent().width <= width:
             return
 
@@ -250,7 +264,7 @@ def _draw_diagram(upper: Axes, lower: Axes, bins: ReliabilityBins, title: str) -
     upper.text(0, 1.03, _summary(bins), transform=upper.transAxes)
     # Above the summary's two lines.
     heading = upper.set_title(title, loc="left", pad=36, fontweight="bold", **_VERBATIM)
-    _wrap(heading, upper.bbox.width)
+    wrap(heading, upper.bbox.width)
 
 
 def _summary(bins: ReliabilityBins) -> str:

@@ -72,11 +72,13 @@ class Recipe(ABC):
 
     def __repr__(self) -> str:
         """Returns the call that makes it, without defaults."""
-        if not is_dataclass(self):
-            return f"{type(self).__name__}()"
-        given = {f.name: getattr(self, f.name) for f in fields(self) if f.repr}
-        defaults = {f.name: f.default for f in fields(self)}
-        written = [f"{name}={value!r}" for name, value in given.items() if value != defaults[name]]
+        known: Any = fields(self) if is_dataclass(self) else ()
+        given: dict[str, Any] = {f.name: getattr(self, f.name) for f in known if f.repr}
+        given = given or vars(self)  # of a subclass that is no dataclass
+        defaults: dict[str, Any] = {f.name: f.default for f in known}
+        written = [
+            f"{name}={value!r}" for name, value in given.items() if value != defaults.get(name)
+        ]
         return f"{type(self).__name__}({', '.join(written)})"
 
     def at_strength(self, strength: float) -> Recipe:
@@ -94,6 +96,10 @@ class Recipe(ABC):
 
     def at_epoch(self, epoch: int) -> Recipe | None:
         """Returns the recipe that holds in an epoch, None where nothing is mixed."""
+        return self
+
+    def pick(self, rng: np.random.Generator) -> Recipe:
+        """Draws by which recipe one batch is mixed: by itself, unless it is made of several."""
         return self
 
     @abstractmethod
@@ -512,7 +518,7 @@ class Overlay(Recipe):
     ``binary_cross_entropy_with_logits``. Weights of the samples' losses are averaged.
 
     Reference:
-        | BirdCLEF 2023, 2nd place, ``Mixup`` of its models/model.py
+        | BirdCLEF 2023, 2nd place, ``Mixup`` of its modules/model.py
         | https://github.com/LIHANG-HONG/birdclef2023-2nd-place-solution
 
     Args:

@@ -33,6 +33,11 @@ class Weights(ABC):
         array([0.7, 0.7, 0.7])
     """
 
+    def __repr__(self) -> str:
+        """Returns the call that makes it, also where a subclass is no dataclass."""
+        given = (f"{name}={value!r}" for name, value in vars(self).items())
+        return f"{type(self).__name__}({', '.join(given)})"
+
     @property
     def mixes(self) -> bool:
         """Whether a weight other than 1 is ever drawn."""

@@ -182,6 +182,14 @@ def test_recipes_are_compared_with_no_mixing():
         assert re.search(rf"{re.escape(repr(recipe))} *│ {figure}", printed)
 
 
+def test_each_kind_of_data_has_its_picture(tmp_path):
+    printed, _ = run_example("mixes", out=tmp_path)
+
+    pictures = ["mixed-cells.png", "mixed-digits.png", "mixed-series.png", "mixed-songs.png"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == pictures
+    assert printed.startswith(f"Pictures are in {tmp_path}: mixed-digits, ")
+
+
 def test_text_is_mixed_at_its_embedding():
     printed, example = run_example("text", seeds=2, epochs=1)
 

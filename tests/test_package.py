@@ -55,6 +55,7 @@ ORDER = [
     "verdict",
     "report",
     "plot",
+    "gallery",
     "figures",
     "repeats",
     "tally",
