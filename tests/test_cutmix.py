@@ -15,6 +15,7 @@ from lightning_mixup import (
     CutMix,
     Fixed,
     LabelKernel,
+    MixedTarget,
     NearestNeighbors,
     OtherClass,
     ResizeMix,
@@ -173,6 +174,13 @@ def test_the_whole_partner_is_resized_and_pasted(shape):
     expected[(..., *(slice(*pair) for pair in box))] = small.roll(-mix.shift, 0)
 
     assert_close(mix.blend(x), expected.reshape(x.shape), rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("recipe", [CutMix(), ResizeMix()], ids=repr)
+def test_a_label_for_each_sample_is_no_map_where_there_are_as_many_places(recipe):
+    _, y = recipe(owners(BATCH), torch.arange(BATCH))
+
+    assert isinstance(y, MixedTarget)
 
 
 def test_sides_of_what_is_resized_are_uniform():
