@@ -332,7 +332,8 @@ class MixupCallback(Callback):
         """Draws how a batch is mixed at the input: samples, partners, and mixed, with labels.
 
         Works outside of a fit, and draws what the seed gives this number of a batch in the first
-        process, as if ``prob`` were 1. `mix_plot` says how inputs of which shape are drawn.
+        process, as if ``prob`` were 1; of a scheduled ``strength`` it takes the most. `mix_plot`
+        says how inputs of which shape are drawn.
 
         Args:
             batch: As a loader returns it, on any device. Never modified.
@@ -351,7 +352,10 @@ class MixupCallback(Callback):
             >>> callback = MixupCallback(alpha=1.0, seed=0)
             >>> figure = callback.show((torch.rand(8, 3, 16, 16), torch.arange(8)))
         """
-        recipe = check_shown(self.recipe.at_epoch(epoch), self.prob, self.places)
+        prob, strength = (value_at("", value, None) for value in (self.prob, self.strength))
+        recipe = self.recipe.at_epoch(epoch)
+        milder = recipe and recipe.at_strength(strength)
+        recipe = check_shown(milder, prob, self.places)
         entries = find_entries(batch, self.inputs, self.targets)
         rng = _generator(self._drawing_seed, 0, number)
         rng.random()  # which decides in a fit whether the batch is mixed
