@@ -46,14 +46,14 @@ from lightning_mixup.messages import (
     check_alone,
     check_runs,
     refuse_unused,
-    tell_of_loners,
+    tell_of_first,
     tell_of_reading,
 )
 from lightning_mixup.mixes import INPUT, Mix
 from lightning_mixup.monitor import CalibrationMonitor, default_monitor
 from lightning_mixup.names import find_layers, find_module
 from lightning_mixup.recipes import Mixup, Recipe
-from lightning_mixup.schedules import End, Moment, Schedule, check_end, find_end, value_at
+from lightning_mixup.schedules import End, Moment, Schedule, check_end, find_end, most_of, value_at
 from lightning_mixup.suggestions import suggest_layers
 from lightning_mixup.targets import MixedTarget, Usage, merge
 
@@ -352,10 +352,9 @@ class MixupCallback(Callback):
             >>> callback = MixupCallback(alpha=1.0, seed=0)
             >>> figure = callback.show((torch.rand(8, 3, 16, 16), torch.arange(8)))
         """
-        prob, strength = (value_at("", value, None) for value in (self.prob, self.strength))
         recipe = self.recipe.at_epoch(epoch)
-        milder = recipe and recipe.at_strength(strength)
-        recipe = check_shown(milder, prob, self.places)
+        milder = recipe and recipe.at_strength(most_of(self.strength))
+        recipe = check_shown(milder, most_of(self.prob), self.places)
         entries = find_entries(batch, self.inputs, self.targets)
         rng = _generator(self._drawing_seed, 0, number)
         rng.random()  # which decides in a fit whether the batch is mixed
@@ -431,16 +430,16 @@ class MixupCallback(Callback):
             return
         if strength != 1:
             recipe = recipe.at_strength(strength)
+        labels = [path for path in entries.targets if path not in entries.weights]
         inputs, targets = (
-            [get_entry(batch, path) for path in paths]
-            for paths in (entries.inputs, entries.targets)
+            [get_entry(batch, path) for path in paths] for paths in (entries.inputs, labels)
         )
         mix = recipe.draw(rng, entries.batch_size, entries.device, inputs, targets)
         if mix is not None:
             # Drawn last: a batch has the same weights wherever it is mixed.
             self.mix = replace(mix, place=self.places[rng.integers(len(self.places))])
             if is_first:
-                tell_of_loners(mix)
+                tell_of_first(mix, targets)
 
     def _heed_schedules(self, trainer: Trainer) -> tuple[float, float]:
         """Returns probability and strength of this batch; in trial runs the most they come to.

@@ -14,14 +14,14 @@ from lightning_mixup.batch import Entries, looks_mixed
 from lightning_mixup.containers import get_entry, leaves_of, name_of_path
 from lightning_mixup.errors import MixupRuntimeError, MixupValueError
 from lightning_mixup.layers import Layer
-from lightning_mixup.mixes import INPUT, Mix
+from lightning_mixup.mixes import INPUT, Mix, Summed
 
 __all__ = [
     "announce",
     "check_alone",
     "check_runs",
     "refuse_unused",
-    "tell_of_loners",
+    "tell_of_first",
     "tell_of_reading",
 ]
 
@@ -53,13 +53,18 @@ def announce(batch: Any, entries: Entries, places: Sequence[str], recipe: str) -
         )
 
 
-def tell_of_loners(mix: Mix) -> None:
-    """Warns where nobody has a partner; to know, the first batch waits for the device."""
+def tell_of_first(mix: Mix, targets: Sequence[Tensor]) -> None:
+    """Warns of a first mix that does nothing or has no meaning, for which the device is asked."""
     if isinstance(mix.shift, Tensor) and not mix.shift.any():
         rank_zero_warn(
             "No sample of the first batch found a partner, so it is left as it is. Of regression "
             "targets, hardly two are the same: choose LabelKernel(bandwidth); of many classes, a "
             "larger batch has more samples of each."
+        )
+    if isinstance(mix, Summed) and any(((y < 0) | (y > 1)).any() for y in targets):
+        rank_zero_warn(
+            "Overlay takes the larger of two targets, 1 where a class is there and 0 where it "
+            "isn't, and the first batch has others. If they are quantities, choose Mixup."
         )
 
 

@@ -27,6 +27,7 @@ __all__ = [
     "WarmUp",
     "check_end",
     "find_end",
+    "most_of",
     "value_at",
 ]
 
@@ -335,6 +336,11 @@ class Product(Schedule):
     def at(self, moment: Moment) -> float:
         """Returns a number from 0 to 1."""
         return self.factor * math.prod(schedule.at(moment) for schedule in self.schedules)
+
+
+def most_of(value: float | Schedule) -> float:
+    """Returns a number, or the most that a schedule comes to."""
+    return value.most if isinstance(value, Schedule) else value
 
 
 def value_at(name: str, schedule: Schedule, moment: Moment | None) -> float:

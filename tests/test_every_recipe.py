@@ -383,6 +383,15 @@ def test_a_batch_in_which_nobody_has_a_partner_is_told_of(make_trainer):
         make_trainer(callbacks=[mixup]).fit(Sounds(), loader)
 
 
+def test_sums_of_samples_with_quantities_for_labels_are_told_of(make_trainer):
+    loader = make_loader(multi_hot=True)
+    loader.dataset.tensors[1].mul_(7.5)
+    mixup = MixupCallback(recipe=Overlay(), calibration=False)
+
+    with pytest.warns(UserWarning, match=r"Overlay takes the larger of two targets.*choose Mixup"):
+        make_trainer(callbacks=[mixup]).fit(Sounds(), loader)
+
+
 def test_partners_by_labels_need_labels(make_trainer):
     mixup = MixupCallback(recipe=Mixup(partners=SameClass()), targets=None, inputs=0)
 
