@@ -110,15 +110,17 @@ def transpose_interpolate(grad: Tensor, weight: Weight, shift: int) -> Tensor:
 
 
 def _interpolated(x: Tensor, weight: Weight, shift: int) -> Tensor:
-    """Two slices of ``lerp`` read each entry twice and write it once; no partner is copied."""
-    out, head = torch.empty_like(x), len(x) - shift
+    """Two calls of ``lerp`` read each entry twice and write it once; no partner is copied."""
     if isinstance(weight, float) and _is_one(weight, x.dtype):
-        return out.copy_(x)
-    share = _broadcast(weight, x)
-    own, other = (share, share) if isinstance(share, float) else (share[:head], share[head:])
-    torch.lerp(x[shift:], x[:head], own, out=out[:head])
-    torch.lerp(x[:shift], x[head:], other, out=out[head:])
-    for i in () if isinstance(weight, float) else _whole(weight, x.dtype):
+        return x.clone()
+    out, head = torch.empty_like(x), len(x) - shift
+    own, own_last = x.split_with_sizes((head, shift))
+    partner_of_last, partner = x.split_with_sizes((shift, head))
+    blend, blend_of_last = out.split_with_sizes((head, shift))
+    share, share_of_last = _shares(weight, x, head)
+    torch.lerp(partner, own, share, out=blend)
+    torch.lerp(partner_of_last, own_last, share_of_last, out=blend_of_last)
+    for i in _whole(weight, x.dtype):
         out[i] = x[i]
     return out
 
@@ -151,7 +153,7 @@ class _Transposed(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, grad: Tensor, weight: npt.NDArray[np.float64], shift: int) -> Tensor:
         ctx.weight, ctx.shift = weight, shift
-        share, head = _broadcast(weight, grad), len(grad) - shift
+        share, head = _column(weight, grad), len(grad) - shift
         rest = 1 - share
         out: Tensor = grad * share
         out[shift:].addcmul_(grad[:head], rest[:head])
@@ -166,26 +168,38 @@ class _Transposed(torch.autograd.Function):
         return interpolate(x, ctx.weight, ctx.shift), None, None
 
 
-def _whole(weight: npt.NDArray[np.float64], dtype: torch.dtype) -> npt.NDArray[np.intp]:
-    """Returns the samples that keep all of themselves.
+def _shares(weight: Weight, x: Tensor, head: int) -> tuple[Any, ...]:
+    """Returns the shares of the first samples and of the others."""
+    if not isinstance(weight, float):
+        return _column(weight, x).split_with_sizes((head, len(x) - head))
+    # On the CPU, `lerp` takes a tensor faster than a number; a GPU would have to be sent it.
+    share = x.new_full((), weight) if x.device.type == "cpu" else weight
+    return share, share
+
+
+def _column(weight: npt.NDArray[np.float64], x: Tensor) -> Tensor:
+    """Returns one share for each sample, on the device, which nothing waits for."""
+    column = torch.from_numpy(weight.reshape(-1, *[1] * (x.ndim - 1))).to(x.dtype)
+    return column.to(x.device, non_blocking=True)
+
+
+def _whole(weight: Weight, dtype: torch.dtype) -> list[int]:
+    """Returns which samples keep all of themselves, if each has a weight of its own.
 
     What a partner holds or passes back may be infinite, and makes NaN with a share of zero.
     """
-    return np.flatnonzero(_is_one(weight, dtype))
+    return [] if isinstance(weight, float) else _is_one(weight, dtype).nonzero()[0].tolist()
 
 
 def _is_one(weight: Weight, dtype: torch.dtype) -> Any:
-    """Returns whether weights round to one; more is extrapolated."""
-    eps = torch.finfo(dtype).eps
-    return (1 - eps / 4 <= weight) & (weight <= 1 + eps / 2)
+    """Returns whether a weight rounds to one, or each of them."""
+    eps = torch.finfo(dtype).eps  # the step above one; that below is half of it
+    return (weight >= 1 - eps / 4) & (weight <= 1 + eps / 2)
 
 
 def _broadcast(weight: Weight, x: Tensor) -> Any:
     """Returns a number, or a column on the device, which nothing waits for."""
-    if isinstance(weight, float):
-        return weight
-    column = torch.from_numpy(weight).to(x.dtype).to(x.device, non_blocking=True)
-    return column.reshape(-1, *[1] * (x.ndim - 1))
+    return weight if isinstance(weight, float) else _column(weight, x)
 
 
 def combine(x: Tensor, own: Weight, parts: Sequence[tuple[Weight, Shift]]) -> Tensor:

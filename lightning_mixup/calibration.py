@@ -8,7 +8,9 @@ draws. Shapes: N samples, C classes, K cells, ``*`` any trailing dimensions.
 from __future__ import annotations
 
 import math
-from typing import Any
+from abc import abstractmethod
+from itertools import groupby
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -36,9 +38,38 @@ _CELLS = 6000
 _UNITS = 2.0**31
 # A negative log-likelihood above this is counted as infinite.
 _ENDLESS = 2.0**40
-# How many samples wait, at most, to be counted together.
-_PATIENCE = 4096
+# How many scores wait, at most, to be measured together, and how many samples to be counted.
+_PATIENCE = 1 << 14
+_PATIENCE_MEASURED = 1 << 12
 _TOTALS = 5  # Brier score, nll behind the point, nll before it, endless ones, hits
+
+
+class _Batch(NamedTuple):
+    """Samples that were checked and not measured yet."""
+
+    scores: Tensor  # (N, C), or (N,) of a binary classifier
+    target: Tensor  # (N,) int64
+    ignored: Tensor | None  # (N,) bool
+    stray: Tensor | None  # (N,) bool, where the target was no class
+    are_logits: bool  # or else probabilities
+
+    def form(self) -> tuple[Any, ...]:
+        """Returns what batches must have in common to be one."""
+        scores, _, ignored, stray, are_logits = self
+        form = (scores.dtype, scores.device, scores.shape[1:])
+        return (*form, ignored is None, stray is None, are_logits)
+
+    @staticmethod
+    def joined(batches: list[_Batch]) -> _Batch:
+        """Returns batches of one form as one."""
+        scores, target, ignored, stray, are_logits = zip(*batches, strict=True)
+        return _Batch(
+            torch.cat(scores),
+            torch.cat(target),
+            None if ignored[0] is None else torch.cat(ignored),
+            None if stray[0] is None else torch.cat(stray),
+            are_logits[0],
+        )
 
 
 class _Statistics(Metric):
@@ -47,8 +78,9 @@ class _Statistics(Metric):
     full_state_update = False
     is_differentiable = False
     _sums: Tensor  # int64: a column of K + 2 without and with the event, one of confidence, totals
-    _waiting: list[list[Tensor]]  # of each batch not counted yet, what was measured and is ignored
-    _room: int  # how many more samples may wait
+    _given: list[_Batch]  # those not measured yet
+    _measured: list[list[Tensor]]  # those not counted yet: what was measured, and is ignored
+    _rooms: list[int]  # how many more scores may wait to be measured, and samples to be counted
     edges: Tensor  # (K,) int32, the bits of float32 upper edges
 
     def __init__(
@@ -162,30 +194,53 @@ class _Statistics(Metric):
     @property
     def sums(self) -> Tensor:
         """The state: whoever reads it finds everything counted."""
-        self._count_waiting()
+        self._measure_given()
+        self._count_measured()
         return self._sums
 
     @sums.setter
     def sums(self, value: Tensor) -> None:
-        self._sums, self._waiting, self._room = value, [], _PATIENCE
+        self._sums, self._given, self._measured = value, [], []
+        self._rooms = [_PATIENCE, _PATIENCE_MEASURED]
 
-    def _add(self, measured: Measured, ignored: Tensor | None) -> None:
-        """Adds samples, now or, as small batches are cheaper to count together, later."""
-        left_out = torch.zeros_like(measured.hit) if ignored is None else ignored
-        self._waiting.append([part.flatten() for part in (*measured, left_out)])
-        self._room -= left_out.numel()
-        if self._room <= 0:
-            self._count_waiting()
+    def _add(self, batch: _Batch) -> None:
+        """Takes in samples: small batches are cheaper to measure together, and all to count."""
+        if batch.scores.numel() >= _PATIENCE:  # which is not copied
+            self._measure(batch)
+        else:
+            # What waits must not change with what was given.
+            scores, target = batch.scores.clone(), batch.target.clone()
+            self._given.append(batch._replace(scores=scores, target=target))
+            self._rooms[0] -= scores.numel()
+            if self._rooms[0] <= 0:
+                self._measure_given()
+        if self._rooms[1] <= 0:
+            self._count_measured()
 
-    def _count_waiting(self) -> None:
+    def _measure_given(self) -> None:
+        given, self._given, self._rooms[0] = self._given, [], _PATIENCE
+        for _, alike in groupby(given, key=_Batch.form):
+            self._measure(_Batch.joined(list(alike)))
+
+    def _measure(self, batch: _Batch) -> None:
+        measured = self._measured_of(batch)
+        ignored = torch.zeros_like(measured.hit) if batch.ignored is None else batch.ignored
+        self._measured.append([*measured, ignored])
+        self._rooms[1] -= len(ignored)
+
+    @abstractmethod
+    def _measured_of(self, batch: _Batch) -> Measured:
+        """Measures samples."""
+
+    def _count_measured(self) -> None:
         """Counts samples. Asks for no value, and for no shape that depends on one."""
-        if not self._waiting:
+        if not self._measured:
             return
-        columns = zip(*self._waiting, strict=True)
-        self._waiting, self._room = [], _PATIENCE
-        parts = (column[0] if len(column) == 1 else torch.cat(column) for column in columns)
+        columns = zip(*self._measured, strict=True)
+        self._measured, self._rooms[1] = [], _PATIENCE_MEASURED
         device = self._sums.device  # perhaps the CPU, for samples of a device without float64
-        confidence, event, hit, nll, brier, ignored = (part.to(device) for part in parts)
+        parts = (torch.cat(column).to(device) for column in columns)
+        confidence, event, hit, nll, brier, ignored = parts
         width = self.n_cells + 2
         cell = _find_cell(confidence, self.edges)  # of a NaN, the one after the last
         cell.masked_fill_(ignored, width - 1)
@@ -286,11 +341,15 @@ class CalibrationStatistics(_Statistics):
             scores, target = scores.movedim(1, -1).reshape(-1, scores.shape[1]), target.flatten()
         ignored = self._ignored(target)
         target, stray = known_labels(target, ignored, scores.shape[1])
-        if probabilities is None:
-            self._add(measure(scores, scores.softmax(1), target, stray), ignored)
-        else:
+        if probabilities is not None:
             check_probabilities(scores, total=scores.sum(1))
-            self._add(measure(scores.log(), scores, target, stray), ignored)
+        self._add(_Batch(scores, target, ignored, stray, are_logits=probabilities is None))
+
+    def _measured_of(self, batch: _Batch) -> Measured:
+        scores, target, _, stray, are_logits = batch
+        if are_logits:
+            return measure(scores, scores.softmax(1), target, stray)
+        return measure(scores.log(), scores, target, stray)
 
 
 class BinaryCalibrationStatistics(_Statistics):
@@ -352,14 +411,18 @@ class BinaryCalibrationStatistics(_Statistics):
                 f"{tuple(target.shape)} do not fit: there must be one target for each. "
                 f"Reshape one, for example with `{name}.squeeze(1)`."
             )
+        scores, target = scores.flatten(), target.flatten()
         ignored = self._ignored(target)
         target, _ = known_labels(target, ignored, 2)
-        if probabilities is None:
-            self._add(measure_binary(scores, scores.sigmoid(), target), ignored)
-        else:
+        if probabilities is not None:
             check_probabilities(scores)
-            # What waits to be counted must not change with what was given.
-            self._add(measure_binary(scores.logit(), scores.clone(), target), ignored)
+        self._add(_Batch(scores, target, ignored, None, are_logits=probabilities is None))
+
+    def _measured_of(self, batch: _Batch) -> Measured:
+        scores, target, _, _, are_logits = batch
+        if are_logits:
+            return measure_binary(scores, scores.sigmoid(), target)
+        return measure_binary(scores.logit(), scores, target)
 
 
 def _make_edges(n_bins: int, n_cells: int) -> Tensor:

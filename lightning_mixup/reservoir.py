@@ -162,7 +162,8 @@ class Reservoir:
         stays = np.flatnonzero(_levels(self._places(chunk)) >= self._lowest)
         index = torch.from_numpy(stays).to(chunk.logits.device, non_blocking=True)
         kept = stays if chunk.kept is None else chunk.kept[stays]
-        return chunk._replace(kept=kept, logits=chunk.logits[index], target=chunk.target[index])
+        logits, target = _taken(chunk.logits, chunk.target, index)
+        return chunk._replace(kept=kept, logits=logits, target=target)
 
     def _histogram(self, chunk: _Chunk) -> NDArray[np.int64]:
         return np.bincount(_levels(self._places(chunk)), minlength=_LEVELS)
@@ -210,6 +211,11 @@ def _copied(
         return logits.clone(), target.clone()
     index = torch.from_numpy(kept).to(logits.device, non_blocking=True)
     if target.ndim == 1:
-        return logits[index], target[index]
+        return _taken(logits, target, index)
     row, place = index // target[0].numel(), index % target[0].numel()
     return logits.flatten(2)[row, :, place], target.flatten(1)[row, place]
+
+
+def _taken(logits: Tensor, target: Tensor, index: Tensor) -> tuple[Tensor, Tensor]:
+    """Copies rows, whole ones at a time, as ``logits[index]`` does not."""
+    return logits.index_select(0, index), target.index_select(0, index)

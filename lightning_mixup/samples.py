@@ -48,16 +48,25 @@ def measure(
         target: Classes, of shape (N,).
         stray: Where the target was no class: a wrong prediction, with an infinite nll.
     """
-    top, prediction = logits.max(1)
+    prediction = _largest(logits)
     confidence = probabilities.amax(1)
-    own = logits.gather(1, target.unsqueeze(1)).squeeze(1)
+    top, own = logits.gather(1, torch.stack([prediction, target], 1)).unbind(1)
     hit = prediction == target
     if stray is not None:
         own, hit = own.masked_fill(stray, -math.inf), hit.masked_fill(stray, False)  # noqa: FBT003
     # -log softmax(own) = top - own - log softmax(top), without a second softmax.
     nll = top - own - confidence.log()
-    brier = torch.sub(probabilities.square().sum(1) + 1, torch.exp(-nll), alpha=2)
+    squares = torch.linalg.vector_norm(probabilities, dim=1).square()
+    brier = torch.sub(squares + 1, torch.exp(-nll), alpha=2)
     return Measured(confidence, hit, hit, nll, brier)
+
+
+def _largest(logits: Tensor) -> Tensor:
+    """Returns the first class with the largest logit, of each sample."""
+    if logits.device.type != "cpu":
+        return logits.argmax(1)
+    # A tenth of the time of torch's own, which takes longer than the softmax.
+    return torch.from_numpy(logits.numpy().argmax(1))
 
 
 def measure_binary(logits: Tensor, probabilities: Tensor, target: Tensor) -> Measured:

@@ -17,6 +17,8 @@ SHAPES = [(5,), (5, 3), (5, 3, 4, 2)]
 WEIGHTS = {
     "per-batch": 0.3,
     "per-sample": np.array([0.1, 0.9, 0.5, 0.0, 1.0]),
+    "per-batch-beyond": 1.3,
+    "per-sample-beyond": np.array([1.4, -0.3, 0.5, 2.0, 1.0]),
 }
 each_weight = pytest.mark.parametrize("weight", WEIGHTS.values(), ids=WEIGHTS)
 
@@ -36,7 +38,7 @@ def test_each_sample_is_blended_with_its_partner(shape, shift, weight):
 
 
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
-@pytest.mark.parametrize("weight", [1.0, np.ones(5)], ids=WEIGHTS)
+@pytest.mark.parametrize("weight", [1.0, np.ones(5)], ids=["per-batch", "per-sample"])
 def test_full_weight_is_the_identity(shape, weight):
     x = torch.randn(shape)
     x[0] = torch.inf  # a partner that would make NaN of everything
@@ -44,12 +46,26 @@ def test_full_weight_is_the_identity(shape, weight):
     assert torch.equal(interpolate(x, weight, 1), x)
 
 
-def test_a_weight_that_rounds_to_one_copies():
+# Rounded to half precision, whose steps are 0.0005 below one and 0.001 above it.
+each_one = pytest.mark.parametrize("one", [1 - 1e-4, 1 + 4e-4])
+
+
+@each_one
+def test_a_weight_that_rounds_to_one_copies(one):
     x = torch.tensor([1.0, torch.inf, 2.0], dtype=torch.float16)
 
-    blended = interpolate(x, np.array([1 - 1e-9, 0.5, 1.0]), 1)
+    assert torch.equal(interpolate(x, np.array([one, 0.5, one]), 1)[[0, 2]], x[[0, 2]])
+    assert torch.equal(interpolate(x, one, 1), x)
 
-    assert torch.equal(blended[[0, 2]], x[[0, 2]])
+
+@each_one
+def test_a_weight_that_rounds_to_one_passes_its_gradient_to_nobody_else(one):
+    grad = torch.tensor([torch.inf, 1.0, 2.0], dtype=torch.float16)
+
+    passed = transpose_interpolate(grad, np.array([one, 0.5, one]), 1)
+
+    assert passed.tolist() == [torch.inf, 0.5, 2.5]
+    assert torch.equal(transpose_interpolate(grad, one, 1), grad)
 
 
 @each_weight

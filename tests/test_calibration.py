@@ -235,9 +235,11 @@ def test_memory_does_not_grow_with_the_data(batch_size):
 
     statistics = measured(logits, target, batch_size)
 
-    assert sum(part.nbytes for parts in statistics._waiting for part in parts) < 150_000
+    waiting = [*(batch[:2] for batch in statistics._given), *statistics._measured]
+    assert sum(part.nbytes for parts in waiting for part in parts) < 200_000
     assert statistics.sums.nbytes < 150_000
-    assert not statistics._waiting
+    assert not statistics._given
+    assert not statistics._measured
 
 
 # Independent oracles.
@@ -524,10 +526,11 @@ def test_binary_probabilities_are_taken_as_they_are():
 
 @pytest.mark.parametrize("statistics", [CalibrationStatistics, BinaryCalibrationStatistics])
 @pytest.mark.parametrize("name", ["logits", "probabilities"])
-def test_what_was_given_may_be_written_to_afterwards(statistics, name):
+@pytest.mark.parametrize("shape", [(40, 2), (100, 300)], ids=str)
+def test_what_was_given_may_be_written_to_afterwards(statistics, name, shape):
     """As a loop does that fills the same tensors again and again."""
-    scores = torch.rand(40, 2).softmax(1)
-    target = torch.randint(2, (40,) if statistics is CalibrationStatistics else (40, 2))
+    scores = torch.rand(shape).softmax(1)
+    target = torch.randint(2, shape[:1] if statistics is CalibrationStatistics else shape)
     kept, reused = statistics(ignore_index=-1), statistics(ignore_index=-1)
     kept.update(**{name: scores.clone(), "target": target.clone()})
 
@@ -767,13 +770,23 @@ def test_casting_the_model_that_holds_it_leaves_it_exact(dtype):
     assert_same_figures(model["calibration"], measured(logits, target))
 
 
-def test_small_batches_wait_to_be_counted_together():
-    """And again after each count; several times faster than to count each of them."""
+def test_small_batches_wait_to_be_measured_and_counted_together():
+    """And again after each count; several times faster than each of them alone."""
     logits, target = draw(10_000, classes=3)
 
     statistics = measured(logits, target, batch_size=100)
 
-    assert sum(len(parts[0]) for parts in statistics._waiting) == 10_000 - 2 * 4100
+    assert sum(len(batch.scores) for batch in statistics._given) == 10_000 - 5500
+    assert not statistics._measured
+
+
+def test_large_batches_wait_to_be_counted_together():
+    logits, target = draw(10_000, classes=300)
+
+    statistics = measured(logits, target, batch_size=100)
+
+    assert not statistics._given
+    assert sum(len(parts[0]) for parts in statistics._measured) == 10_000 - 2 * 4100
 
 
 def test_nothing_leaves_the_device():
