@@ -8,6 +8,7 @@ import pytest
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 TOPICS = {  # and how many lines they have of ours without the peers
     "inputs": 9,
+    "blends": 12,
     "hidden_layer": 2,
     "labels": 2,
     "steps": 7,

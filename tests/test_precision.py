@@ -213,7 +213,7 @@ def test_one_sample_that_is_not_finite_reaches_none_but_its_partner(make_trainer
 class Whole(Mixup):
     """Gives every second sample, or all, a weight of exactly one."""
 
-    def draw(self, rng, batch_size, device="cpu"):
+    def draw(self, rng, batch_size, device="cpu", inputs=(), targets=()):
         mix = super().draw(rng, batch_size, device)
         weights = np.full(batch_size, 0.75)
         weights[::2] = 1.0
