@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property, lru_cache
 from typing import Any, TypeAlias
 
 import torch
@@ -64,7 +65,7 @@ class Entries:
     form: Any = None
     """The containers and dtypes of the batch; None where each batch is to be looked at anew."""
 
-    @property
+    @cached_property
     def mixed(self) -> tuple[Path, ...]:
         """All of them."""
         return (*self.inputs, *self.targets)
@@ -80,19 +81,27 @@ class Entries:
         """Returns the entries of another batch of the same form, or None if it is of another."""
         if self.form is None or _form(batch, self.mixed) != self.form:
             return None
-        first, *others = (get_entry(batch, path) for path in self.mixed)
-        if any(len(other) != len(first) for other in others):
-            return None
-        return replace(self, batch_size=len(first), device=first.device)
+        first, *others = self.values_in(batch).values()
+        size, device = len(first), first.device
+        for other in others:
+            if len(other) != size:
+                return None
+        if size == self.batch_size and device == self.device:
+            return self
+        return replace(self, batch_size=size, device=device)
 
-    def check_size(self, batch: Any) -> None:
-        """Refuses a batch that has not as many samples as this one.
+    def values_in(self, batch: Any) -> dict[Path, Tensor]:
+        """Returns what a batch holds at these entries."""
+        return {path: get_entry(batch, path) for path in self.mixed}
+
+    def check_size(self, values: Mapping[Path, Tensor]) -> None:
+        """Refuses what belongs to a batch that has not as many samples as this one.
 
         Raises:
             MixupValueError: Then.
         """
-        for path in self.mixed:
-            size = len(get_entry(batch, path))
+        for path, value in values.items():
+            size = len(value)
             if size != self.batch_size:
                 raise MixupValueError(
                     f"This step's mix was drawn for a batch of {self.batch_size} samples, and the "
@@ -101,15 +110,20 @@ class Entries:
                 )
 
 
-def _form(batch: Any, paths: Sequence[Path]) -> Any:
+def _form(batch: Any, paths: tuple[Path, ...]) -> Any:
     """Returns what a batch of the same form has in common, or None if it hasn't these entries."""
-    containers = sorted({path[:i] for path in paths for i in range(len(path))}, key=len)
     try:
-        kinds = [kinds_in(get_entry(batch, path)) for path in containers]
+        kinds = [kinds_in(get_entry(batch, path)) for path in _containers(paths)]
         tensors = [get_entry(batch, path) for path in paths]
         return kinds, [(x.dtype, x.layout, x.is_nested, x.ndim) for x in tensors]
     except (AttributeError, KeyError, IndexError, TypeError):
         return None
+
+
+@lru_cache
+def _containers(paths: tuple[Path, ...]) -> list[Path]:
+    """Returns the paths of what holds the entries, the outermost first."""
+    return sorted({path[:i] for path in paths for i in range(len(path))}, key=len)
 
 
 def find_entries(

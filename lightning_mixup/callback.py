@@ -31,7 +31,7 @@ from lightning_mixup.arguments import (
 )
 from lightning_mixup.batch import Entries, Selector, find_entries
 from lightning_mixup.checkpoints import DECISIVE, describe_run, tell_differences
-from lightning_mixup.containers import get_entry, replace_entries
+from lightning_mixup.containers import replace_entries
 from lightning_mixup.doors import gather_plainly, guard_metrics
 from lightning_mixup.errors import MixupTypeError
 from lightning_mixup.interception import Interception, without_module
@@ -116,6 +116,7 @@ class MixupCallback(Callback):
     _fetches: bool  # whether the step takes a dataloader_iter
     _found: bool  # whether the named modules are
     _made: list[weakref.ref[Tensor]]  # the inputs that were mixed in this step
+    _randomness: _Randomness
     _used: bool  # whether a loss has used the labels in this fit
     _announced: bool
     _told: bool  # of labels that were read as numbers
@@ -298,13 +299,15 @@ class MixupCallback(Callback):
     suggest_layers = staticmethod(suggest_layers)
 
     def _mixed(self, batch: Any, mix: Mix, entries: Entries, usage: Usage) -> Any:
-        entries.check_size(batch)
+        values = entries.values_in(batch)
+        entries.check_size(values)
         self._usages.append(usage)
-        inputs = entries.inputs if mix.place == INPUT else ()
-        changed = {path: mix.blend(get_entry(batch, path)) for path in inputs}
-        self._made += map(weakref.ref, changed.values())
+        changed = {}
+        for path in entries.inputs if mix.place == INPUT else ():
+            changed[path] = mix.blend(values[path])
+            self._made.append(weakref.ref(changed[path]))
         for path in entries.targets:
-            changed[path] = mix.label(get_entry(batch, path), usage)
+            changed[path] = mix.label(values[path], usage)
         return replace_entries(batch, changed)
 
     def _find_modules(self, module: LightningModule) -> None:
@@ -334,13 +337,14 @@ class MixupCallback(Callback):
         if not self._announced and self._entries.batch_size:
             self._announced = True
             announce(batch, self._entries, self.places, self.recipe.describe())
-        rng = _generator(self._seed, _data_rank(trainer), self._batch_number)
+        rng = self._randomness.of_batch(self._seed, _data_rank(trainer), self._batch_number)
         if rng.random() >= self.prob:
             return
         mix = self.recipe.draw(rng, self._entries.batch_size, self._entries.device)
-        if mix is not None:
+        if mix is not None and self.places != (INPUT,):
             # Drawn last: a batch has the same weights wherever it is mixed.
-            self.mix = replace(mix, place=self.places[rng.integers(len(self.places))])
+            mix = replace(mix, place=self.places[rng.integers(len(self.places))])
+        self.mix = mix
 
     @property
     def _layer(self) -> Layer | None:
@@ -414,9 +418,10 @@ class MixupCallback(Callback):
 
     def _has_mixed(self, batch: Any, entries: Entries) -> bool:
         """Returns whether a step is handed again what it was handed before, as it may be."""
-        given = [get_entry(batch, path) for path in entries.mixed]
-        made = [reference() for reference in self._made]
-        return any(isinstance(x, MixedTarget) or any(x is own for own in made) for x in given)
+        given = entries.values_in(batch).values()
+        if any(isinstance(x, MixedTarget) for x in given):
+            return True
+        return any(x is made() for made in self._made for x in given)
 
     def _check(self, module: LightningModule, usage: Usage, output: Any) -> None:
         """Looks at what became of the labels in a step."""
@@ -545,6 +550,7 @@ def _at_rest() -> dict[str, Any]:
         "_interceptions": [],
         "_usages": [],
         "_made": [],
+        "_randomness": _Randomness(),
     }
 
 
@@ -569,12 +575,26 @@ def _data_rank(trainer: Trainer) -> int:
     return trainer.global_rank if share is None else int(share["rank"])
 
 
-def _generator(seed: int, rank: int, batch_number: int) -> np.random.Generator:
-    """Returns randomness that no other batch, rank or seed has."""
-    key = np.array([seed % 2**64, rank], dtype=np.uint64)
-    # Numpy counts up the lowest word as it draws, so the batch has the highest to itself.
-    counter = np.array([0, 0, 0, batch_number], dtype=np.uint64)
-    return np.random.Generator(np.random.Philox(key=key, counter=counter))
+class _Randomness:
+    """One generator that is set anew for each batch, as one is not made as fast as that."""
+
+    def __init__(self) -> None:
+        self._philox = np.random.Philox(0)
+        self._generator = np.random.Generator(self._philox)
+
+    def of_batch(self, seed: int, rank: int, batch_number: int) -> np.random.Generator:
+        """Returns randomness that no other batch, rank or seed has."""
+        state: Any = {  # Tuples do for arrays.
+            "bit_generator": "Philox",
+            # Numpy counts up the lowest word as it draws, so the batch has the highest to itself.
+            "state": {"key": (seed % 2**64, rank), "counter": (0, 0, 0, batch_number)},
+            "buffer": (0, 0, 0, 0),
+            "buffer_pos": 4,  # at its end, as nothing was drawn
+            "has_uint32": 0,
+            "uinteger": 0,
+        }
+        self._philox.state = state
+        return self._generator
 
 
 def _monitor_from(calibration: bool | CalibrationMonitor) -> CalibrationMonitor | None:  # noqa: FBT001

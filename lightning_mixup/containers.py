@@ -139,8 +139,13 @@ def leaves_of(
         yield from leaves_of(value, (*path, key), (*above, tree))
 
 
-def kinds_in(node: Any) -> list[tuple[Any, type]]:
-    """Returns the indices, keys or attributes of what a container holds, and the types of it."""
+def kinds_in(node: Any) -> list[Any]:
+    """Returns what containers of the same form have in common: the types of what they hold.
+
+    Those of anything but a sequence come with their keys or attributes.
+    """
+    if isinstance(node, (list, tuple)):
+        return list(map(type, node))
     return [(key, type(value)) for key, value in _children(node) or ()]
 
 
