@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property, lru_cache
+from functools import cached_property
 from typing import Any, TypeAlias
 
 import torch
@@ -79,16 +79,33 @@ class Entries:
 
     def of_next(self, batch: Any) -> Entries | None:
         """Returns the entries of another batch of the same form, or None if it is of another."""
-        if self.form is None or _form(batch, self.mixed) != self.form:
+        if self.form is None:
             return None
-        first, *others = self.values_in(batch).values()
-        size, device = len(first), first.device
+        try:
+            values = self.values_in(batch)
+            is_alike = self.form_of(batch, values) == self.form
+        except (AttributeError, KeyError, IndexError, TypeError):  # It hasn't these entries.
+            return None
+        if not is_alike:
+            return None
+        first, *others = values.values()
+        size, device = first.shape[0], first.device
         for other in others:
-            if len(other) != size:
+            if other.shape[0] != size:
                 return None
         if size == self.batch_size and device == self.device:
             return self
         return replace(self, batch_size=size, device=device)
+
+    def form_of(self, batch: Any, values: Mapping[Path, Tensor]) -> Any:
+        """Returns what another batch of the same form has in common."""
+        kinds = [kinds_in(get_entry(batch, path)) for path in self._containers]
+        return kinds, [(x.dtype, x.layout, x.is_nested, x.ndim) for x in values.values()]
+
+    @cached_property
+    def _containers(self) -> list[Path]:
+        """The paths of what holds the entries, the outermost first."""
+        return sorted({path[:i] for path in self.mixed for i in range(len(path))}, key=len)
 
     def values_in(self, batch: Any) -> dict[Path, Tensor]:
         """Returns what a batch holds at these entries."""
@@ -101,29 +118,13 @@ class Entries:
             MixupValueError: Then.
         """
         for path, value in values.items():
-            size = len(value)
+            size = value.shape[0]
             if size != self.batch_size:
                 raise MixupValueError(
                     f"This step's mix was drawn for a batch of {self.batch_size} samples, and the "
                     f"entry {name_of_path(path)} has {size}. Mix the whole batch before it is "
                     "split up, or leave another batch's loss to a module of its own."
                 )
-
-
-def _form(batch: Any, paths: tuple[Path, ...]) -> Any:
-    """Returns what a batch of the same form has in common, or None if it hasn't these entries."""
-    try:
-        kinds = [kinds_in(get_entry(batch, path)) for path in _containers(paths)]
-        tensors = [get_entry(batch, path) for path in paths]
-        return kinds, [(x.dtype, x.layout, x.is_nested, x.ndim) for x in tensors]
-    except (AttributeError, KeyError, IndexError, TypeError):
-        return None
-
-
-@lru_cache
-def _containers(paths: tuple[Path, ...]) -> list[Path]:
-    """Returns the paths of what holds the entries, the outermost first."""
-    return sorted({path[:i] for path in paths for i in range(len(path))}, key=len)
 
 
 def find_entries(
@@ -174,8 +175,9 @@ def find_entries(
     size = length_of(first) or 0
     # Of one sample, what has a part for each can't be told from what has none.
     is_new = callable(inputs) or callable(targets) or not mixed or size < 2
-    form = None if is_new else _form(batch, mixed)
-    entries = Entries(input_paths, target_paths, size, first.device, form)
+    entries = Entries(input_paths, target_paths, size, first.device)
+    if not is_new:
+        entries = replace(entries, form=entries.form_of(batch, entries.values_in(batch)))
     if at_input and inputs == "auto":
         unused = likely_targets(batch, leaves) if targets is None else ()
         _check_views(batch, leaves, input_paths, unused)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import functools
 import inspect
 import weakref
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from numbers import Integral
 from typing import Any
@@ -31,7 +31,7 @@ from lightning_mixup.arguments import (
 )
 from lightning_mixup.batch import Entries, Selector, find_entries
 from lightning_mixup.checkpoints import DECISIVE, describe_run, tell_differences
-from lightning_mixup.containers import replace_entries
+from lightning_mixup.containers import Path, replace_entries
 from lightning_mixup.doors import gather_plainly, guard_metrics
 from lightning_mixup.errors import MixupTypeError
 from lightning_mixup.interception import Interception, without_module
@@ -294,12 +294,14 @@ class MixupCallback(Callback):
         """
         if self.mix is None or self._entries is None:
             return batch
-        return self._mixed(batch, self.mix, self._entries, Usage())
+        return self._mixed(batch, self._entries.values_in(batch), Usage())
 
     suggest_layers = staticmethod(suggest_layers)
 
-    def _mixed(self, batch: Any, mix: Mix, entries: Entries, usage: Usage) -> Any:
-        values = entries.values_in(batch)
+    def _mixed(self, batch: Any, values: dict[Path, Tensor], usage: Usage) -> Any:
+        mix, entries = self.mix, self._entries
+        assert mix is not None  # noqa: S101  who calls this has looked
+        assert entries is not None  # noqa: S101
         entries.check_size(values)
         self._usages.append(usage)
         changed = {}
@@ -409,18 +411,21 @@ class MixupCallback(Callback):
             self._end_step()
         if is_new or self._fetches:
             self._draw(trainer, batch)
-        if self.mix is None or self._entries is None or self._has_mixed(batch, self._entries):
+        if self.mix is None or self._entries is None:
+            return batch
+        values = self._entries.values_in(batch)
+        if self._has_mixed(values.values()):
             return batch
         usages.append(Usage())
         if self._layer is not None:
             self._layer.start_step(self.mix, usages[-1])
-        return self._mixed(batch, self.mix, self._entries, usages[-1])
+        return self._mixed(batch, values, usages[-1])
 
-    def _has_mixed(self, batch: Any, entries: Entries) -> bool:
+    def _has_mixed(self, given: Iterable[Tensor]) -> bool:
         """Returns whether a step is handed again what it was handed before, as it may be."""
-        given = entries.values_in(batch).values()
-        if any(isinstance(x, MixedTarget) for x in given):
-            return True
+        for x in given:
+            if isinstance(x, MixedTarget):
+                return True
         return any(x is made() for made in self._made for x in given)
 
     def _check(self, module: LightningModule, usage: Usage, output: Any) -> None:
