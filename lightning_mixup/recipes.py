@@ -81,17 +81,26 @@ class Mix:
             return MixedTarget([y, partners], weights, usage)
         # What is known on the host need not be sorted on the device.
         rows = [y.clone(), partners] if self.drawn >= 0.5 else [partners, y.clone()]
-        return make_target(rows, self._sorted_weights, usage or Usage())
+        usage = usage or Usage()
+        usage.shares = self._sorted_shares
+        return make_target(rows, self._sorted_weights, usage)
+
+    @property
+    def _sorted_shares(self) -> tuple[float, ...]:
+        """The weights of both labels, the larger first."""
+        drawn = float(self.drawn)
+        return (drawn, 1 - drawn) if drawn >= 0.5 else (1 - drawn, drawn)
 
     @cached_property
     def _sorted_weights(self) -> Tensor:
-        """The weights of both labels, the larger first: one tensor for all targets of the mix.
-
-        Filled in, as a copy would wait for the device.
-        """
-        drawn = float(self.drawn)
-        weights = self.weight.new_full((2,), min(drawn, 1 - drawn))
-        weights[:1].fill_(max(drawn, 1 - drawn))
+        """The same as one tensor for all targets of the mix."""
+        shares, device = self._sorted_shares, torch.device(self.device)
+        if device.type == "cpu":
+            return torch.tensor(shares, dtype=torch.float64)
+        # Filled in, as a copy would wait for the device.
+        weights = self.weight.new_empty(len(shares))
+        for i, share in enumerate(shares):
+            weights[i : i + 1].fill_(share)
         return weights
 
     def _partners_of(self, y: Tensor) -> Tensor:
