@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -68,7 +69,7 @@ class Entries:
     weights: frozenset[Path] = frozenset()
     """Those targets by which the losses of samples count."""
 
-    @property
+    @cached_property
     def mixed(self) -> tuple[Path, ...]:
         """All of them."""
         return (*self.inputs, *self.targets)
@@ -82,12 +83,23 @@ class Entries:
 
     def of_next(self, batch: Any) -> Entries | None:
         """Returns the entries of another batch of the same form, or None if it is of another."""
-        if self.form is None or _form(batch, self.mixed) != self.form:
+        if self.form is None:
             return None
-        first, *others = (get_entry(batch, path) for path in self.mixed)
-        if any(len(other) != len(first) for other in others):
+        try:
+            values = self.values_in(batch)
+            is_alike = self.form_of(batch, values) == self.form
+        except (AttributeError, KeyError, IndexError, TypeError):  # It hasn't these entries.
             return None
-        return replace(self, batch_size=len(first), device=first.device)
+        if not is_alike:
+            return None
+        first, *others = values.values()
+        size, device = first.shape[0], first.device
+        for other in others:
+            if other.shape[0] != size:
+                return None
+        if size == self.batch_size and device == self.device:
+            return self
+        return replace(self, batch_size=size, device=device)
 
     def doubled_rest(self, batch: Any) -> dict[Path, Any]:
         """Returns what else a batch has for each sample, once more behind itself.
@@ -113,14 +125,34 @@ class Entries:
                 return path
         return None
 
-    def check_size(self, batch: Any) -> None:
-        """Refuses a batch that has not as many samples as this one.
+    def form_of(self, batch: Any, values: Mapping[Path, Tensor]) -> Any:
+        """Returns what another batch of the same form has in common."""
+        kinds = [kinds_in(get_entry(batch, path)) for path in self._containers]
+        return kinds, [(x.dtype, x.layout, x.is_nested, x.ndim) for x in values.values()]
+
+    @cached_property
+    def _containers(self) -> list[Path]:
+        """The paths of what holds the entries, the outermost first."""
+        return sorted({path[:i] for path in self.mixed for i in range(len(path))}, key=len)
+
+    def values_in(self, batch: Any) -> dict[Path, Tensor]:
+        """Returns what a batch holds at these entries."""
+        return {path: get_entry(batch, path) for path in self.mixed}
+
+    def samples_in(self, batch: Any) -> tuple[list[Tensor], list[Tensor]]:
+        """Returns the inputs and the targets of a batch, but for the weights of losses."""
+        values = self.values_in(batch)
+        labels = [values[path] for path in self.targets if path not in self.weights]
+        return [values[path] for path in self.inputs], labels
+
+    def check_size(self, values: Mapping[Path, Tensor]) -> None:
+        """Refuses what belongs to a batch that has not as many samples as this one.
 
         Raises:
             MixupValueError: Then.
         """
-        for path in self.mixed:
-            size = len(get_entry(batch, path))
+        for path, value in values.items():
+            size = value.shape[0]
             if size != self.batch_size:
                 raise MixupValueError(
                     f"This step's mix was drawn for a batch of {self.batch_size} samples, and the "
@@ -141,17 +173,6 @@ def _doubled(path: Path, value: Any) -> Any:
         f"{type(value).__name__}, which it can't double. Give tensors, arrays and lists, or "
         "choose Mixup."
     )
-
-
-def _form(batch: Any, paths: Sequence[Path]) -> Any:
-    """Returns what a batch of the same form has in common, or None if it hasn't these entries."""
-    containers = sorted({path[:i] for path in paths for i in range(len(path))}, key=len)
-    try:
-        kinds = [kinds_in(get_entry(batch, path)) for path in containers]
-        tensors = [get_entry(batch, path) for path in paths]
-        return kinds, [(x.dtype, x.layout, x.is_nested, x.ndim) for x in tensors]
-    except (AttributeError, KeyError, IndexError, TypeError):
-        return None
 
 
 def find_entries(
@@ -202,9 +223,10 @@ def find_entries(
     size = length_of(first) or 0
     # Of one sample, what has a part for each can't be told from what has none.
     is_new = callable(inputs) or callable(targets) or not mixed or size < 2
-    form = None if is_new else _form(batch, mixed)
     weights = frozenset(path for path in target_paths if is_weight(batch, path))
-    entries = Entries(input_paths, target_paths, size, first.device, form, weights)
+    entries = Entries(input_paths, target_paths, size, first.device, weights=weights)
+    if not is_new:
+        entries = replace(entries, form=entries.form_of(batch, entries.values_in(batch)))
     if at_input and inputs == "auto":
         unused = likely_targets(batch, leaves) if targets is None else ()
         _check_views(batch, leaves, input_paths, unused)

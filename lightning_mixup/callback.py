@@ -11,7 +11,7 @@ import functools
 import inspect
 import math
 import weakref
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from numbers import Integral
 from typing import TYPE_CHECKING, Any
@@ -34,7 +34,7 @@ from lightning_mixup.arguments import (
 )
 from lightning_mixup.batch import Entries, Selector, find_entries
 from lightning_mixup.checkpoints import DECISIVE, describe_run, tell_differences
-from lightning_mixup.containers import get_entry, replace_entries
+from lightning_mixup.containers import Path, replace_entries
 from lightning_mixup.doors import gather_plainly, guard_metrics
 from lightning_mixup.errors import MixupTypeError
 from lightning_mixup.gallery import check_shown, mix_plot
@@ -132,8 +132,10 @@ class MixupCallback(Callback):
     _fetches: bool  # whether the step takes a dataloader_iter
     _found: bool  # whether the named modules are
     _made: list[weakref.ref[Tensor]]  # the inputs that were mixed in this step
+    _randomness: _Randomness
     _used: bool  # whether a loss has used the labels in this fit
     _announced: bool
+    _has_told_of_first: bool  # mix, if there is anything to tell
     _told: bool  # of labels that were read as numbers
     _end: End | None  # of the fit; None before it has begun, and in trial runs
     _scheduled: dict[str, float]  # what schedules have come to in this step
@@ -318,7 +320,7 @@ class MixupCallback(Callback):
         """
         if self.mix is None or self._entries is None:
             return batch
-        return self._mixed(batch, self.mix, self._entries, Usage())
+        return self._mixed(batch, self._entries.values_in(batch), Usage())
 
     def show(
         self,
@@ -356,16 +358,11 @@ class MixupCallback(Callback):
         milder = recipe and recipe.at_strength(most_of(self.strength))
         recipe = check_shown(milder, most_of(self.prob), self.places)
         entries = find_entries(batch, self.inputs, self.targets)
-        rng = _generator(self._drawing_seed, 0, number)
+        rng = _Randomness().of_batch(self._drawing_seed, 0, number)
         rng.random()  # which decides in a fit whether the batch is mixed
         recipe = recipe.pick(rng)
-        inputs, targets = (
-            {path: get_entry(batch, path) for path in paths}
-            for paths in (entries.inputs, entries.targets)
-        )
-        x, y = list(inputs.values()), list(targets.values())
+        x, y = entries.samples_in(batch)
         mix = recipe.draw(rng, entries.batch_size, entries.device, x, y)
-        y = [target for path, target in targets.items() if path not in entries.weights]
         return mix_plot(x, y, mix, count=count, class_names=class_names, title=repr(recipe))
 
     @property
@@ -377,15 +374,19 @@ class MixupCallback(Callback):
 
     suggest_layers = staticmethod(suggest_layers)
 
-    def _mixed(self, batch: Any, mix: Mix, entries: Entries, usage: Usage) -> Any:
-        entries.check_size(batch)
+    def _mixed(self, batch: Any, values: dict[Path, Tensor], usage: Usage) -> Any:
+        mix, entries = self.mix, self._entries
+        assert mix is not None  # noqa: S101  who calls this has looked
+        assert entries is not None  # noqa: S101
+        entries.check_size(values)
         self._usages.append(usage)
-        inputs = entries.inputs if mix.place == INPUT else ()
-        changed = {path: mix.blend(get_entry(batch, path)) for path in inputs}
-        self._made += map(weakref.ref, changed.values())
+        changed = {}
+        for path in entries.inputs if mix.place == INPUT else ():
+            changed[path] = mix.blend(values[path])
+            self._made.append(weakref.ref(changed[path]))
         for path in entries.targets:
             join = mix.weigh if path in entries.weights else mix.label
-            changed[path] = join(get_entry(batch, path), usage)
+            changed[path] = join(values[path], usage)
         usage.mixes = any(isinstance(changed[path], MixedTarget) for path in entries.targets)
         rest = entries.doubled_rest(batch) if mix.doubles else {}
         return replace_entries(batch, {**changed, **rest})
@@ -418,11 +419,11 @@ class MixupCallback(Callback):
         at_input = INPUT in self.places or self.recipe.reads_inputs
         known = self._entries and self._entries.of_next(batch)
         self._entries = known or find_entries(batch, self.inputs, self.targets, at_input=at_input)
-        entries, is_first = self._entries, not self._announced
-        if is_first and entries.batch_size:
+        entries = self._entries
+        if not self._announced and entries.batch_size:
             self._announced = True
             announce(batch, entries, self.places, self._in_words())
-        rng = _generator(self._seed, _data_rank(trainer), self._batch_number)
+        rng = self._randomness.of_batch(self._seed, _data_rank(trainer), self._batch_number)
         if rng.random() >= prob or not strength:
             return
         recipe = self.recipe.at_epoch(trainer.current_epoch)
@@ -430,16 +431,17 @@ class MixupCallback(Callback):
             return
         if strength != 1:
             recipe = recipe.at_strength(strength)
-        labels = [path for path in entries.targets if path not in entries.weights]
-        inputs, targets = (
-            [get_entry(batch, path) for path in paths] for paths in (entries.inputs, labels)
-        )
+        inputs, targets = entries.samples_in(batch)
         mix = recipe.draw(rng, entries.batch_size, entries.device, inputs, targets)
-        if mix is not None:
+        if mix is None:
+            return
+        if not self._has_told_of_first:
+            self._has_told_of_first = True
+            tell_of_first(mix, targets)
+        if self.places != (INPUT,):
             # Drawn last: a batch has the same weights wherever it is mixed.
-            self.mix = replace(mix, place=self.places[rng.integers(len(self.places))])
-            if is_first:
-                tell_of_first(mix, targets)
+            mix = replace(mix, place=self.places[rng.integers(len(self.places))])
+        self.mix = mix
 
     def _heed_schedules(self, trainer: Trainer) -> tuple[float, float]:
         """Returns probability and strength of this batch; in trial runs the most they come to.
@@ -530,18 +532,22 @@ class MixupCallback(Callback):
             self._end_step()
         if is_new or self._fetches:
             self._draw(trainer, batch)
-        if self.mix is None or self._entries is None or self._has_mixed(batch, self._entries):
+        if self.mix is None or self._entries is None:
+            return batch
+        values = self._entries.values_in(batch)
+        if self._has_mixed(values.values()):
             return batch
         usages.append(Usage())
         if self._layer is not None:
             self._layer.start_step(self.mix, usages[-1])
-        return self._mixed(batch, self.mix, self._entries, usages[-1])
+        return self._mixed(batch, values, usages[-1])
 
-    def _has_mixed(self, batch: Any, entries: Entries) -> bool:
+    def _has_mixed(self, given: Iterable[Tensor]) -> bool:
         """Returns whether a step is handed again what it was handed before, as it may be."""
-        given = [get_entry(batch, path) for path in entries.mixed]
-        made = [reference() for reference in self._made]
-        return any(isinstance(x, MixedTarget) or any(x is own for own in made) for x in given)
+        for x in given:
+            if isinstance(x, MixedTarget):
+                return True
+        return any(x is made() for made in self._made for x in given)
 
     def _check(self, module: LightningModule, usage: Usage, output: Any) -> None:
         """Looks at what became of the labels in a step."""
@@ -668,7 +674,8 @@ class _Fetching:
 def _at_rest() -> dict[str, Any]:
     """Returns what a callback holds outside of a fit."""
     nothing = ("mix", "_entries", "_step", "_batch_number", "_end")
-    untrue = ("_has_started", "_fetches", "_found", "_used", "_announced", "_told")
+    untrue = ("_has_started", "_fetches", "_found", "_used", "_announced")
+    untrue += ("_has_told_of_first", "_told")
     return {
         **dict.fromkeys(nothing),
         **dict.fromkeys(untrue, False),
@@ -677,6 +684,7 @@ def _at_rest() -> dict[str, Any]:
         "_usages": [],
         "_made": [],
         "_scheduled": {},
+        "_randomness": _Randomness(),
     }
 
 
@@ -714,12 +722,26 @@ def _data_rank(trainer: Trainer) -> int:
     return trainer.global_rank if share is None else int(share["rank"])
 
 
-def _generator(seed: int, rank: int, batch_number: int) -> np.random.Generator:
-    """Returns randomness that no other batch, rank or seed has."""
-    key = np.array([seed % 2**64, rank], dtype=np.uint64)
-    # Numpy counts up the lowest word as it draws, so the batch has the highest to itself.
-    counter = np.array([0, 0, 0, batch_number], dtype=np.uint64)
-    return np.random.Generator(np.random.Philox(key=key, counter=counter))
+class _Randomness:
+    """One generator that is set anew for each batch, as one is not made as fast as that."""
+
+    def __init__(self) -> None:
+        self._philox = np.random.Philox(0)
+        self._generator = np.random.Generator(self._philox)
+
+    def of_batch(self, seed: int, rank: int, batch_number: int) -> np.random.Generator:
+        """Returns randomness that no other batch, rank or seed has."""
+        state: Any = {  # Tuples do for arrays.
+            "bit_generator": "Philox",
+            # Numpy counts up the lowest word as it draws, so the batch has the highest to itself.
+            "state": {"key": (seed % 2**64, rank), "counter": (0, 0, 0, batch_number)},
+            "buffer": (0, 0, 0, 0),
+            "buffer_pos": 4,  # at its end, as nothing was drawn
+            "has_uint32": 0,
+            "uinteger": 0,
+        }
+        self._philox.state = state
+        return self._generator
 
 
 def _monitor_from(calibration: bool | CalibrationMonitor) -> CalibrationMonitor | None:  # noqa: FBT001

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator
+from functools import lru_cache
 from types import FrameType
 
 import torch
@@ -73,11 +74,21 @@ def line_of_user() -> tuple[str, int] | None:
 
 
 def _inside(packages: tuple[str, ...]) -> bool:
-    for frame in _frames():
+    if torch.compiler.is_compiling():
+        return False
+    frame: FrameType | None = sys._getframe(1)
+    module = ""
+    while frame is not None and module not in _BORDERS:  # Of every operation: as fast as can be.
         module = frame.f_globals.get("__name__", "")
-        if module.startswith(packages) and any(f"{module}.".startswith(f"{p}.") for p in packages):
+        if _belongs(module, packages):
             return True
+        frame = frame.f_back
     return False
+
+
+@lru_cache
+def _belongs(module: str, packages: tuple[str, ...]) -> bool:
+    return any(f"{module}.".startswith(f"{package}.") for package in packages)
 
 
 def _frames() -> Iterator[FrameType]:

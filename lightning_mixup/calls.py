@@ -12,7 +12,9 @@ from lightning_mixup.errors import MixupRuntimeError
 from lightning_mixup.operations import name_of, same_layout
 from lightning_mixup.targets import (
     Kind,
+    MixedTarget,
     Usage,
+    candidates_of,
     is_live,
     is_lost,
     make_mixed,
@@ -39,10 +41,24 @@ class Call:
         name: Its name.
         tensors: All tensors among the arguments, in order.
         live: Those that are mixed.
+        alone: Whether there is one of these, as in most calls: it differs from no other.
+        usage: What became of the labels of the first of them.
+        weights: The weights of the first of them.
         kind: What the result will be.
     """
 
-    __slots__ = ("args", "func", "kind", "kwargs", "live", "name", "tensors")
+    __slots__ = (
+        "alone",
+        "args",
+        "func",
+        "kind",
+        "kwargs",
+        "live",
+        "name",
+        "tensors",
+        "usage",
+        "weights",
+    )
 
     def __init__(
         self,
@@ -53,33 +69,43 @@ class Call:
     ) -> None:
         self.func, self.args, self.kwargs, self.kind = func, args, kwargs, kind
         self.name = name_of(func)
-        self.tensors = tensors_in((args, kwargs))
-        self.live = [tensor for tensor in self.tensors if is_live(tensor)]
-
-    @property
-    def usage(self) -> Usage:
-        """What became of these labels."""
-        return self.live[0].usage
-
-    @property
-    def weights(self) -> Tensor:
-        """The weights of the first mixed argument."""
-        return self.live[0].weights
+        self.tensors = tensors_in(args, kwargs)
+        self.live = [x for x in self.tensors if isinstance(x, MixedTarget) and not x.usage.ended]
+        self.alone = len(self.live) == 1
+        if self.live:
+            self.usage: Usage = self.live[0].usage
+            self.weights: Tensor = self.live[0].weights
 
     @property
     def per_sample(self) -> bool:
         """Whether the samples among the arguments have weights of their own."""
+        if self.alone:
+            return self.weights.ndim > 1
         return any(tensor.weights.ndim > 1 for tensor in self.live)
+
+    @property
+    def same_mix(self) -> bool:
+        """Whether all mixed arguments belong to one mix."""
+        return self.alone or all(tensor.usage is self.usage for tensor in self.live)
+
+    @property
+    def differ_in_number(self) -> bool:
+        """Whether some mixed arguments have more candidates than others."""
+        return not self.alone and len({tensor.weights.shape[0] for tensor in self.live}) > 1
 
     @property
     def same_samples(self) -> bool:
         """Whether all mixed arguments belong to the same samples in the same order."""
+        if self.alone:
+            return True
         first, *others = (tensor.weights for tensor in self.live)
         return all(other is first or same_layout(other, first) for other in others)
 
     @property
     def only_numbers(self) -> bool:
         """Whether all mixed arguments are float targets."""
+        if self.alone:
+            return self.live[0].kind is Kind.NUMBER
         return all(tensor.kind is Kind.NUMBER for tensor in self.live)
 
     @property
@@ -108,7 +134,9 @@ class Call:
 
     def candidates_of(self, tensor: Tensor) -> Sequence[Tensor]:
         """Returns an argument's candidates; a plain tensor is the same for all."""
-        return tensor.candidates if is_live(tensor) else [plain(tensor)] * self.weights.shape[0]
+        if is_live(tensor):
+            return candidates_of(tensor)
+        return [plain(tensor)] * self.weights.shape[0]
 
     def _of_another(self, k: int) -> Any:
         try:
@@ -137,7 +165,7 @@ class Call:
             self.refuse("makes a sparse tensor")
         if self.kind is Kind.LOSS and rows[0].ndim == 0:
             if rows[0].is_floating_point() or rows[0].is_complex():
-                rows = [weighted_sum(rows, weights), *rows]
+                rows = [weighted_sum(rows, self.usage.shares_of(weights)), *rows]
             elif self.only_totals:
                 rows = [self.of(reading), *rows]
         return make_mixed(rows, weights, self.kind, self.usage)
@@ -166,7 +194,7 @@ class Call:
 
     def check_ruled(self) -> None:
         """Refuses what came of an operation without a rule."""
-        if any(is_lost(tensor) for tensor in self.live):
+        if any(map(is_lost, self.live)):
             self.refuse(f"is given what {self.lost_at}() made of them")
 
     def aligned_left(self, result: Tensor) -> Tensor:

@@ -61,10 +61,15 @@ def replace_entries(batch: Any, values: Mapping[Path, Any]) -> Any:
         return batch
     if () in values:
         return values[()]
+    items: dict[Any, Any] = {}
     below: dict[Any, dict[Path, Any]] = {}
     for (first, *rest), value in values.items():
-        below.setdefault(first, {})[tuple(rest)] = value
-    items = {key: replace_entries(child(batch, key), inner) for key, inner in below.items()}
+        if rest:
+            below.setdefault(first, {})[tuple(rest)] = value
+        else:
+            items[first] = value
+    for key, inner in below.items():
+        items[key] = replace_entries(child(batch, key), inner)
     if isinstance(batch, (list, tuple)):
         kept = [items.get(i, item) for i, item in enumerate(batch)]
         return type(batch)(*kept) if hasattr(batch, "_fields") else type(batch)(kept)
@@ -139,8 +144,13 @@ def leaves_of(
         yield from leaves_of(value, (*path, key), (*above, tree))
 
 
-def kinds_in(node: Any) -> list[tuple[Any, type]]:
-    """Returns the indices, keys or attributes of what a container holds, and the types of it."""
+def kinds_in(node: Any) -> list[Any]:
+    """Returns what containers of the same form have in common: the types of what they hold.
+
+    Those of anything but a sequence come with their keys or attributes.
+    """
+    if isinstance(node, (list, tuple)):
+        return list(map(type, node))
     return [(key, type(value)) for key, value in _children(node) or ()]
 
 
@@ -169,7 +179,7 @@ def length_of(node: Any) -> int | None:
 
 def child(node: Any, key: Any) -> Any:
     """Returns what a container holds at an index, a key or an attribute."""
-    by_key = isinstance(node, (list, tuple)) or is_mapping(node)
+    by_key = isinstance(node, (list, tuple, dict)) or is_mapping(node)
     return node[key] if by_key else getattr(node, key)
 
 

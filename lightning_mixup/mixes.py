@@ -119,23 +119,31 @@ class Mix:
 
         It is a `MixedTarget`, or a plain tensor where a mixed sample has a label of its own.
         """
-        rows = [y.clone(), *(take_partners(y, shift) for _, shift in self.shares)]
-        weights = [self.drawn, *(share for share, _ in self.shares)]
-        if all(isinstance(weight, float) for weight in weights):
-            # What is known on the host need not be sorted on the device.
-            order, sorted_weights = self._ranking
-            ranked = [rows[k] for k in order]
-            # Of another one, a loss that is infinite would make NaN with a share of zero.
-            ranked = [
-                ranked[0].clone() if weights[k] == 0 else ranked[at] for at, k in enumerate(order)
-            ]
-            return make_target(ranked, sorted_weights, usage or Usage())
+        parts, usage = self.shares, usage or Usage()
+        rows = [y.clone(), *(take_partners(y, shift) for _, shift in parts)]
+        weights = [self.drawn, *(share for share, _ in parts)]
+        if not all(isinstance(weight, float) for weight in weights):
+            return self._label_by_sample(rows, weights, usage)
+        # What is known on the host need not be sorted on the device.
+        order, usage.shares, ranked_weights = self._ranking
+        ranked = [rows[k] for k in order]
+        # Of another one, a loss that is infinite would make NaN with a share of zero.
+        ranked = [
+            row if share else ranked[0].clone()
+            for row, share in zip(ranked, usage.shares, strict=True)
+        ]
+        return make_target(ranked, ranked_weights, usage)
+
+    def _label_by_sample(
+        self, rows: Sequence[Tensor], weights: Sequence[Weight], usage: Usage
+    ) -> MixedTarget:
+        """Returns targets of samples that have weights of their own, which the device sorts."""
         full = np.stack([np.broadcast_to(weight, self.batch_size) for weight in weights])
         for k, row in enumerate(rows):
             for best, other in enumerate(rows):
                 without = np.flatnonzero((full[k] == 0) & (full.argmax(axis=0) == best))
                 if len(without):
-                    samples = torch.from_numpy(without).to(y.device, non_blocking=True)
+                    samples = torch.from_numpy(without).to(row.device, non_blocking=True)
                     row[samples] = other[samples]
         return MixedTarget(rows, torch.stack([self._on_device(row) for row in full]), usage)
 
@@ -144,17 +152,21 @@ class Mix:
         return self.label(weights, usage)
 
     @cached_property
-    def _ranking(self) -> tuple[list[int], Tensor]:
+    def _ranking(self) -> tuple[list[int], tuple[float, ...], Tensor]:
         """The order of the candidates, the largest weight first, and the weights in this order.
 
-        One tensor for all targets of the mix. Filled in, as a copy would wait for the device.
+        These as numbers, and as one tensor for all targets of the mix.
         """
         weights = [float(self.drawn), *(float(share) for share, _ in self.shares)]
         order = sorted(range(len(weights)), key=lambda k: -weights[k])
-        ranked = self.weight.new_empty(len(weights))
-        for place, k in enumerate(order):
-            ranked[place : place + 1].fill_(weights[k])
-        return order, ranked
+        shares = tuple(weights[k] for k in order)
+        if torch.device(self.device).type == "cpu":
+            return order, shares, torch.tensor(shares, dtype=torch.float64)
+        # Filled in, as a copy would wait for the device.
+        ranked = self.weight.new_empty(len(shares))
+        for i, share in enumerate(shares):
+            ranked[i : i + 1].fill_(share)
+        return order, shares, ranked
 
     def _on_device(self, weight: Weight) -> Tensor:
         dtype = torch.float32 if torch.device(self.device).type == "mps" else torch.float64
@@ -372,6 +384,8 @@ class Joined(Mix):
             return torch.cat((y, mixed))
         rows = [torch.cat((y, row)) for row in mixed.candidates]
         if mixed.weights.ndim == 1:
-            return make_target(rows, mixed.weights, usage or Usage())
+            usage = usage or Usage()
+            usage.shares = mixed.usage.shares
+            return make_target(rows, mixed.weights, usage)
         weights = mixed.weights.reshape(len(rows), -1)
         return MixedTarget(rows, torch.cat((weights, weights), dim=1), usage)

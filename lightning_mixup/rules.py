@@ -122,7 +122,7 @@ def _reader(call: Call) -> Callable[[Tensor], Tensor] | None:
         if not call.only_totals:
             call.refuse("is run in a custom autograd function, whose gradient nobody can follow")
         return reading
-    if (call.per_sample and call.name in TALLIES) or (call.settled and call.name in COMPARISONS):
+    if (call.name in TALLIES and call.per_sample) or (call.name in COMPARISONS and call.settled):
         return reading
     if not in_metric():
         return None
@@ -137,7 +137,7 @@ def _simplified(call: Call) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
     args, kwargs = call.args, call.kwargs
     if call.name in CASTS and len(call.live) > is_live(args[0]):  # Others only lend their form.
         return (args[0], *map_tensors(args[1:], plain)), map_tensors(kwargs, plain)
-    if len({tensor.weights.shape[0] for tensor in call.live}) > 1:
+    if call.differ_in_number:
         double = any(tensor.dtype is torch.float64 for tensor in call.tensors)
         dtype = torch.float64 if double else torch.get_default_dtype()
         settle = functools.partial(as_number, dtype=dtype)
@@ -172,7 +172,7 @@ def _meets_gradient(call: Call) -> bool:
 
 
 def _by_rule(call: Call, *, gradient: bool) -> Any:
-    if any(tensor.usage is not call.usage for tensor in call.live):
+    if not call.same_mix:
         if call.only_totals:
             return add_up(call)
         call.refuse("combines the labels of two mixed batches")
@@ -188,8 +188,10 @@ def _by_rule(call: Call, *, gradient: bool) -> Any:
 
 
 def _kind_of_result(call: Call, *, gradient: bool) -> Kind:
-    kinds = {tensor.kind for tensor in call.live}
-    if gradient or Kind.LOSS in kinds or takes_reduction(call.func):
+    if gradient or takes_reduction(call.func):
+        return Kind.LOSS
+    kinds = [tensor.kind for tensor in call.live]
+    if Kind.LOSS in kinds:
         return Kind.LOSS
     compares = call.name in COMPARISONS and not call.with_numbers
     return Kind.VERDICT if compares or Kind.VERDICT in kinds else Kind.LABEL

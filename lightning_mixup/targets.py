@@ -37,6 +37,7 @@ __all__ = [
     "MixedTarget",
     "Usage",
     "as_number",
+    "candidates_of",
     "dominant",
     "has_own_value",
     "is_live",
@@ -76,6 +77,8 @@ class Usage:
         kept: What is to be plain when it is: single losses, tensors that a write made mixed, and
             those in memory of their own of which only that is known.
         per_sample: Whether every sample has weights of its own.
+        shares: The weights, the largest first, where they are the same for all samples and known
+            on the host, which spares the device to look them up.
         ranking: The weights, the largest first, and the order that sorted them.
         moved: Weights of copies in another order, by what was copied and how.
     """
@@ -90,6 +93,7 @@ class Usage:
         "ranking",
         "read_as",
         "reordered",
+        "shares",
         "touched",
     )
 
@@ -102,6 +106,7 @@ class Usage:
         self.ended = False
         self.kept: list[weakref.ref[MixedTarget]] = []
         self.per_sample = per_sample
+        self.shares: tuple[float, ...] | None = None
         self.ranking: tuple[Tensor, Tensor] | None = None
         self.moved: dict[Any, tuple[Any, list[Tensor]]] = {}
 
@@ -112,10 +117,16 @@ class Usage:
     def rank(self, weights: Tensor) -> tuple[Tensor, Tensor]:
         """Sorts the weights of the first target; the others of a mix have the same."""
         if self.ranking is None:
-            order = weights.argsort(dim=0, descending=True, stable=True)
+            order = _order_of(weights)
             self.ranking = weights.take_along_dim(order, dim=0), order
             self.per_sample = weights.ndim > 1
         return self.ranking
+
+    def shares_of(self, tensor_weights: Tensor) -> Tensor | tuple[float, ...]:
+        """Returns weights as what is quickest to multiply by."""
+        # Compiled code may hold no numbers, which change from step to step.
+        known = None if torch.compiler.is_compiling() else self.shares
+        return tensor_weights if known is None else known
 
     def keep(self, tensor: MixedTarget) -> None:
         """Remembers a tensor that is to be plain when the step is over."""
@@ -197,7 +208,7 @@ class MixedTarget(Tensor):
         order = order.reshape(*order.shape, *[1] * (ndim + 1 - order.ndim))
         stacked = torch.stack(tuple(candidates))
         # Each in memory of its own, as a metric may keep the dominant one.
-        rows = [stacked.take_along_dim(which[None], dim=0)[0] for which in order]
+        rows = [stacked.gather(0, which.expand_as(stacked[:1]))[0] for which in order]
         if weights.ndim == 2:
             weights = weights.reshape(*weights.shape, *[1] * (ndim - 1))
         return make_target(rows, weights, usage)
@@ -205,10 +216,8 @@ class MixedTarget(Tensor):
     @property
     def candidates(self) -> tuple[Tensor, ...]:
         r"""The targets, each of shape (B, \*), the dominant one first."""
-        if has_own_value(self):
-            return self.others
         with torch._C.DisableTorchFunctionSubclass():
-            return (plain(self), *self.others)
+            return candidates_of(self)
 
     @classmethod
     def __torch_function__(
@@ -283,17 +292,19 @@ def make_target(rows: Sequence[Tensor], weights: Tensor, usage: Usage) -> MixedT
     if not _is_quantity(rows[0]):
         return make_mixed(rows, weights, Kind.LABEL, usage)
     parts = [row.where(share != 0, 0) for row, share in zip(rows, weights, strict=True)]
-    return make_mixed([weighted_sum(parts, weights), *rows], weights, Kind.NUMBER, usage)
+    own = weighted_sum(parts, usage.shares_of(weights))
+    return make_mixed([own, *rows], weights, Kind.NUMBER, usage)
 
 
 def make_mixed(rows: Sequence[Tensor], weights: Tensor, kind: Kind, usage: Usage) -> MixedTarget:
     """Makes a mixed tensor of its candidates, or of a value of its own and its candidates."""
     if kind is Kind.NUMBER and not _is_quantity(rows[0]):
         rows, kind = rows[1:], Kind.LABEL
-    made = rows[0].as_subclass(MixedTarget)
-    made.source, made.others, made.weights = rows[0], tuple(rows[1:]), weights
+    first, *others = rows
+    made = first.as_subclass(MixedTarget)
+    made.source, made.others, made.weights = first, tuple(others), weights
     made.kind, made.usage = kind, usage
-    if made.ndim == 0 and not torch.compiler.is_compiling():
+    if first.ndim == 0 and not torch.compiler.is_compiling():
         usage.keep(made)  # as a user may keep a running loss
     return made
 
@@ -332,12 +343,17 @@ def release(tensor: MixedTarget) -> None:
             tensor.copy_(value)
 
 
-def weighted_sum(rows: Sequence[Tensor], weights: Tensor) -> Tensor:
+def weighted_sum(rows: Sequence[Tensor], weights: Tensor | Sequence[float]) -> Tensor:
     """Returns the sum of the candidates' values by weight, in their dtype."""
-    shares = weights.to(rows[0]).unbind()
-    total = rows[0] * shares[0]
-    for row, share in zip(rows[1:], shares[1:], strict=True):
-        total = total + row * share
+    if isinstance(weights, Tensor):
+        shares = weights.to(rows[0]).unbind()
+        total = rows[0] * shares[0]
+        for row, share in zip(rows[1:], shares[1:], strict=True):
+            total = total + row * share
+        return total
+    total = rows[0] * weights[0]
+    for row, number in zip(rows[1:], weights[1:], strict=True):
+        total = total.add(row, alpha=number)
     return total
 
 
@@ -356,6 +372,11 @@ def meet_gradient(tree: Any) -> None:
     for tensor in tensors_in(tree):
         if is_live(tensor) and tensor.kind is Kind.NUMBER:
             tensor.usage.met_gradient |= torch.is_grad_enabled()
+
+
+def candidates_of(tensor: MixedTarget) -> tuple[Tensor, ...]:
+    """Returns the candidates; called with dispatch to subclasses switched off."""
+    return tensor.others if has_own_value(tensor) else (plain(tensor), *tensor.others)
 
 
 def is_lost(tensor: MixedTarget) -> bool:
@@ -378,9 +399,12 @@ def reading(tensor: Tensor) -> Tensor:
     """Returns the plain tensor that a print, a count or a metric is given."""
     if not isinstance(tensor, MixedTarget):
         return tensor
-    if tensor.kind is Kind.LOSS and _adds_up(tensor) and not has_own_value(tensor):
-        return weighted_sum(tensor.candidates, tensor.weights)
-    return tensor[...]  # Whose gradient is that of the tensor itself, also behind a checkpoint.
+    if tensor.kind is Kind.LOSS and not has_own_value(tensor) and _adds_up(tensor):
+        return weighted_sum(tensor.candidates, tensor.usage.shares_of(tensor.weights))
+    source = tensor.source
+    if source is not None and source.requires_grad == tensor.requires_grad:
+        return source
+    return tensor[...]  # Whose gradient is that of the tensor itself, as behind a checkpoint.
 
 
 def dominant(tensor: Tensor) -> Tensor:
@@ -395,6 +419,14 @@ def as_number(tensor: Tensor, dtype: torch.dtype) -> Tensor:
     if not is_live(tensor) or tensor.weights.shape[0] > 1:
         return tensor
     return tensor.candidates[0].to(dtype)
+
+
+def _order_of(weights: Tensor) -> Tensor:
+    """Returns the order that puts the largest weights first; equal ones stay in theirs."""
+    if len(weights) != 2:
+        return weights.argsort(dim=0, descending=True, stable=True)
+    swapped = weights[1] > weights[0]  # many times as quick as to sort each sample's two
+    return torch.stack((swapped, ~swapped)).long()
 
 
 def _rows(tensor: MixedTarget) -> list[Tensor]:

@@ -48,20 +48,25 @@ def map_together(combine: Callable[..., Any], trees: Sequence[Any]) -> Any:
     return combine(*trees)
 
 
-def tensors_in(tree: Any) -> list[Tensor]:
-    """Returns the tensors of a tree, in order.
+def tensors_in(*trees: Any) -> list[Tensor]:
+    """Returns the tensors of trees, in order.
 
     Example:
         >>> tensors_in({"a": [torch.tensor(1), "b"]})
         [tensor(1)]
     """
     found: list[Tensor] = []
-    _collect((tree,), found)
+    _collect(trees, found)
     return found
+
+
+_LEAVES = frozenset((type(None), bool, int, float, str))
 
 
 def _collect(values: Iterable[Any], found: list[Tensor]) -> None:
     for value in values:  # most are leaves, and not worth a call
+        if type(value) in _LEAVES:
+            continue
         if isinstance(value, Tensor):
             found.append(value)
         elif isinstance(value, (list, tuple)):

@@ -1,5 +1,7 @@
 """Tests for lightning_mixup.losses: torch's own losses, and those that are named."""
 
+from math import prod
+
 import pytest
 import torch
 from hypothesis import given
@@ -92,6 +94,49 @@ def test_a_loss_is_the_mixture_of_its_candidates_losses(loss, per_sample):
 @pytest.mark.parametrize("loss", ["cross_entropy", "nll_loss", "multi_margin_loss"])
 def test_three_candidates_are_mixed_alike(loss, per_sample):
     assert_mixture(LOSSES[loss], labels(), per_sample=per_sample, count=3)
+
+
+MANY = 2**17  # logits
+
+
+@WEIGHTS
+@pytest.mark.parametrize("count", [2, 3])
+@pytest.mark.parametrize("loss", ["cross_entropy", "nll_loss"])
+@pytest.mark.parametrize("shape", [(4,), (4, 8)], ids=str)
+def test_many_logits_are_mixed_alike(shape, loss, count, per_sample):
+    x = torch.randn(4, MANY // 4 // prod(shape[1:]), *shape[1:], dtype=torch.float64)
+    y = torch.randint(0, x.shape[1], shape)
+
+    assert_mixture(LOSSES[loss], y, per_sample=per_sample, x=x, count=count)
+
+
+@WEIGHTS
+@pytest.mark.parametrize("ignored", [-100, 3], ids=["no class", "a class"])
+def test_of_many_logits_labels_are_ignored_alike(ignored, per_sample):
+    few, y = torch.randn(4, 8, dtype=torch.float64), torch.tensor([3, 0, ignored, 7])
+    target = MixedTarget([y, y.roll(1)], draw_weights(per_sample=per_sample, batch=4))
+    many = torch.full((4, MANY // 4), -torch.inf, dtype=torch.float64)
+    many[:, :8] = few
+
+    actual = F.cross_entropy(many, target, ignore_index=ignored)
+
+    assert_close(actual, F.cross_entropy(few, target, ignore_index=ignored), rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("y", "error", "match"),
+    [
+        ([0, 1, 2, MANY], IndexError, f"Target {MANY} is out of bounds"),
+        ([0, 1, 2, -1], IndexError, "Target -1 is out of bounds"),
+        ([0, 1], ValueError, r"batch_size \(4\) to match target batch_size \(2\)"),
+    ],
+    ids=["too high", "too low", "too few"],
+)
+def test_of_many_logits_wrong_labels_are_refused_as_torch_does(y, error, match):
+    target = MixedTarget([torch.tensor(y)] * 2, torch.tensor([0.7, 0.3]))
+
+    with pytest.raises(error, match=match):
+        F.cross_entropy(torch.randn(4, MANY), target)
 
 
 @WEIGHTS
