@@ -247,9 +247,22 @@ def test_who_has_no_partner_stays_itself():
     assert words(Mixup(1.0, partners=SameClass()), y)[1].endswith("of itself\nlabel 7")
 
 
-def test_names_that_are_missing_are_numbers_and_a_dollar_is_a_dollar():
-    assert words(Mixup(1.0), LABELS, names=["$x$"], i=2)[0] == "sample 2\nlabel 2"
-    assert words(Mixup(1.0), LABELS, names=["$x$ $"])[0] == "sample 0\nlabel $x$ $"
+def test_names_that_are_missing_are_numbers():
+    assert words(Mixup(1.0), LABELS, names=["robin"], i=2)[0] == "sample 2\nlabel 2"
+
+
+def test_a_dollar_in_a_name_begins_no_formula():
+    mix = drawn_mix(Mixup(1.0), IMAGES, LABELS)
+
+    figure = mix_plot([IMAGES], [LABELS], mix, count=1, class_names=["$x$"] * 3)
+
+    assert not any(axes._left_title.get_parse_math() for axes in figure.axes)
+
+
+def test_no_more_is_drawn_than_there_is():
+    figure = mix_plot([IMAGES[:2]], [], drawn_mix(Mixup(1.0), IMAGES[:2], LABELS[:2]), count=9)
+
+    assert captions(figure)[::3] == ["sample 0", "sample 1"]
 
 
 # Maps.
