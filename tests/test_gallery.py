@@ -2,6 +2,7 @@
 
 import builtins
 import random
+import re
 import sys
 from itertools import pairwise
 
