@@ -2,6 +2,7 @@
 
 import builtins
 import random
+import re
 import sys
 from itertools import pairwise
 
@@ -210,11 +211,12 @@ def test_with_a_weight_per_sample_each_row_has_its_own():
     recipe = Mixup(weight=Uniform(), per_sample=True)
     mix = drawn_mix(recipe, IMAGES, LABELS)
 
-    said = captions(mix_plot([IMAGES], [LABELS], mix, count=3))[2::3]
+    figure = mix_plot([IMAGES], [torch.arange(6)], mix, count=3)
 
-    assert [text.partition(" of")[0] for text in said] == [
-        f"mixed, {w:.2f}" for w in mix.weight[:3]
-    ]
+    said, weights = captions(figure)[2::3], [f"{w:.2f}" for w in mix.weight[:3]]
+    own = [re.search(rf"(\S+) × {i}(?: |$)", text, re.MULTILINE)[1] for i, text in enumerate(said)]
+    assert [text.split()[1] for text in said] == weights
+    assert own == weights
 
 
 def test_all_partners_of_several_rounds_are_named():
@@ -247,9 +249,22 @@ def test_who_has_no_partner_stays_itself():
     assert words(Mixup(1.0, partners=SameClass()), y)[1].endswith("of itself\nlabel 7")
 
 
-def test_names_that_are_missing_are_numbers_and_a_dollar_is_a_dollar():
-    assert words(Mixup(1.0), LABELS, names=["$x$"], i=2)[0] == "sample 2\nlabel 2"
-    assert words(Mixup(1.0), LABELS, names=["$x$ $"])[0] == "sample 0\nlabel $x$ $"
+def test_names_that_are_missing_are_numbers():
+    assert words(Mixup(1.0), LABELS, names=["robin"], i=2)[0] == "sample 2\nlabel 2"
+
+
+def test_a_dollar_in_a_name_begins_no_formula():
+    mix = drawn_mix(Mixup(1.0), IMAGES, LABELS)
+
+    figure = mix_plot([IMAGES], [LABELS], mix, count=1, class_names=["$x$"] * 3)
+
+    assert not any(axes._left_title.get_parse_math() for axes in figure.axes)
+
+
+def test_no_more_is_drawn_than_there_is():
+    figure = mix_plot([IMAGES[:2]], [], drawn_mix(Mixup(1.0), IMAGES[:2], LABELS[:2]), count=9)
+
+    assert captions(figure)[::3] == ["sample 0", "sample 1"]
 
 
 # Maps.
