@@ -673,9 +673,9 @@ class _Fetching:
 
 def _at_rest() -> dict[str, Any]:
     """Returns what a callback holds outside of a fit."""
-    nothing = ("mix", "_entries", "_step", "_batch_number", "_end")
-    untrue = ("_has_started", "_fetches", "_found", "_used", "_announced")
-    untrue += ("_has_told_of_first", "_told")
+    nothing = ["mix", "_entries", "_step", "_batch_number", "_end"]
+    untrue = ["_has_started", "_fetches", "_found", "_used", "_announced"]
+    untrue += ["_has_told_of_first", "_told"]
     return {
         **dict.fromkeys(nothing),
         **dict.fromkeys(untrue, False),

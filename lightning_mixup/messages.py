@@ -63,8 +63,8 @@ def tell_of_first(mix: Mix, targets: Sequence[Tensor]) -> None:
         )
     if isinstance(mix, Summed) and any(((y < 0) | (y > 1)).any() for y in targets):
         rank_zero_warn(
-            "Overlay takes the larger of two targets, 1 where a class is there and 0 where it "
-            "isn't, and the first batch has others. If they are quantities, choose Mixup."
+            "Overlay adds up targets and clamps them to 1, as for classes that are there, 1, or "
+            "aren't, 0; and the first batch has others. If they are quantities, choose Mixup."
         )
 
 

@@ -257,7 +257,10 @@ class Summed(Mix):
                 f"shape {tuple(y.shape)} has room for one. Give floats, 1 for each class that is "
                 "there: of class indices, `torch.nn.functional.one_hot(y, num_classes).float()`."
             )
-        return torch.stack([y, *(take_partners(y, shift) for shift in self.shifts)]).amax(dim=0)
+        union = y.clone()
+        for shift in self.shifts:
+            union += take_partners(y, shift)
+        return union.clamp_(0, 1)
 
     def weigh(self, weights: Tensor, usage: Usage | None = None) -> Tensor:
         """Returns the mean of what the losses of those added up would count."""

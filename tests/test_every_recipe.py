@@ -388,7 +388,7 @@ def test_sums_of_samples_with_quantities_for_labels_are_told_of(make_trainer):
     loader.dataset.tensors[1].mul_(7.5)
     mixup = MixupCallback(recipe=Overlay(), calibration=False)
 
-    with pytest.warns(UserWarning, match=r"Overlay takes the larger of two targets.*choose Mixup"):
+    with pytest.warns(UserWarning, match=r"Overlay adds up targets and clamps.*choose Mixup"):
         make_trainer(callbacks=[mixup]).fit(Sounds(), loader)
 
 

@@ -30,6 +30,9 @@ def own(request, monkeypatch):
     module = types.ModuleType(f"own_{NAMES[request.param]}")
     monkeypatch.setitem(sys.modules, module.__name__, module)  # or nothing could be pickled
     exec(compile(TEXTS[request.param], "recipes.md", "exec"), vars(module))
+    if NAMES[request.param] == "blend":
+        assert "recipe=SpectralMixup(1.0)" in SECTION
+        module.recipe = module.SpectralMixup(1.0)
     return module
 
 
