@@ -270,20 +270,25 @@ class Summed(Mix):
 
 @dataclass(frozen=True, eq=False)
 class Pasted(Mix):
-    """A box of each sample is replaced by that of its partner; labels count by area.
+    r"""A box of each sample is replaced by that of its partner; labels count by area.
 
     Args:
         boxes: Those of each round, of shape (D, 2) or (B, D, 2), pasted one over the other.
         shifts: How far the partner of each round is.
-        dims: The D dimensions of an input that are cut, counted from its end where negative.
-        sizes: How long they are.
+        dims: The D dimensions that are cut, counted from the end where negative.
+        shape: That of the input, (B, \*).
     """
 
     boxes: Sequence[Boxes] = field(kw_only=True)
     shifts: Sequence[Shift] = field(kw_only=True)
     dims: Sequence[int] = field(kw_only=True)
-    sizes: Sequence[int] = field(kw_only=True)
+    shape: Sequence[int] = field(kw_only=True)
     name: ClassVar[str] = "CutMix"
+
+    @property
+    def sizes(self) -> list[int]:
+        """How long the dimensions are that are cut."""
+        return [self.shape[dim] for dim in self.dims]
 
     @property
     def shares(self) -> list[tuple[Weight, Shift]]:
@@ -297,7 +302,7 @@ class Pasted(Mix):
         Raises:
             MixupValueError: If its size is another than that of the boxes.
         """
-        if self._sizes_in(x) != list(self.sizes):
+        if [x.shape[dim] for dim in self.dims if -x.ndim < dim < x.ndim] != self.sizes:
             raise MixupValueError(
                 f"{self.name} pastes the same boxes, drawn for the sizes {tuple(self.sizes)}, "
                 f"into all inputs, and one has the shape {tuple(x.shape)}. Name inputs of one "
@@ -315,7 +320,7 @@ class Pasted(Mix):
         Raises:
             MixupValueError: If that can't be told, or it has one for each of other places.
         """
-        fits = self._sizes_in(y) == list(self.sizes)
+        fits = all(self._reaches(dim, y) for dim in self.dims)
         shape, sizes = tuple(y.shape), tuple(self.sizes)
         if fits and y.ndim == 2 and y.is_floating_point():
             raise MixupValueError(
@@ -331,10 +336,12 @@ class Pasted(Mix):
             )
         return fits
 
-    def _sizes_in(self, tensor: Tensor) -> list[int]:
-        """Returns how long the dimensions are that are cut, if a tensor has them."""
-        found = [dim for dim in self.dims if -tensor.ndim < dim < tensor.ndim]
-        return [tensor.shape[dim] for dim in found]
+    def _reaches(self, dim: int, y: Tensor) -> bool:
+        """Returns whether a dimension is the same in a target, and what leads to it likewise."""
+        there, here = tuple(self.shape), tuple(y.shape)
+        if not -y.ndim < dim < y.ndim:
+            return False
+        return here[dim:] == there[dim:] if dim < 0 else here[1 : dim + 1] == there[1 : dim + 1]
 
     def _pasted(self, x: Tensor, *, is_map: bool) -> Tensor:
         pasted = None

@@ -289,7 +289,9 @@ class CutMix(Recipe):
         rounds: How many boxes are pasted, one over the other.
         dims: The dimensions that are cut; by default all after the channels, of (B, C, ...), and
             the last of (B, N). ``(-1,)`` cuts out times from a spectrogram, ``(-2, -1)`` the same
-            box from all frames of a video, ``(1,)`` times from series of shape (B, T, C).
+            box from all frames of a video, ``(1,)`` times from series of shape (B, T, C). A
+            target is a map if it has these dimensions, and all behind them if counted from the
+            end, or all before them if from the front, in the size of the input.
 
     Raises:
         MixupTypeError: If an argument is of the wrong type.
@@ -366,8 +368,9 @@ class CutMix(Recipe):
             weight = _draw_weight(self, rng, batch_size)
             boxes.append(draw_boxes(rng, 1 - weight, sizes))
         kept = visible_shares(boxes, sizes)[0]
+        shape = inputs[0].shape
         return Pasted(
-            kept, shifts[0], batch_size, device, boxes=boxes, shifts=shifts, dims=dims, sizes=sizes
+            kept, shifts[0], batch_size, device, boxes=boxes, shifts=shifts, dims=dims, shape=shape
         )
 
 
@@ -451,8 +454,9 @@ class ResizeMix(Recipe):
         shift = self.partners.draw(rng, batch_size, device, inputs, targets)
         box = place_boxes(rng, rng.uniform(self.low, self.high), sizes)
         kept = visible_shares([box], sizes)[0]
+        shape = inputs[0].shape
         return Resized(
-            kept, shift, batch_size, device, boxes=[box], shifts=[shift], dims=dims, sizes=sizes
+            kept, shift, batch_size, device, boxes=[box], shifts=[shift], dims=dims, shape=shape
         )
 
 

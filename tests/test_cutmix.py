@@ -384,3 +384,32 @@ def test_inputs_of_several_sizes_are_refused_in_words(recipe):
 def test_what_cannot_be_cut_is_refused_in_words(make, error, words):
     with pytest.raises(error, match=words):
         make()
+
+
+@pytest.mark.parametrize(
+    ("dims", "shape", "target", "is_map"),
+    [
+        ((-2,), (4, 3, 8, 8), (4, 8, 8), True),
+        ((3,), (4, 3, 8, 8), (4, 8, 8), False),
+        ((2,), (4, 3, 8, 8), (4, 8, 8), False),  # along which a square map has another axis
+        ((2,), (4, 3, 8, 8), (4, 3, 8, 8), True),
+        ((1,), (4, 8, 3), (4, 8), True),
+        ((-2, -1), (4, 3, 5, 8, 8), (4, 5, 8, 8), True),
+    ],
+)
+def test_a_map_has_the_dimensions_that_are_cut_where_the_input_has_them(
+    dims, shape, target, is_map
+):
+    recipe, y = CutMix(weight=Fixed(0.5), dims=dims), torch.zeros(target, dtype=torch.long)
+    y += torch.arange(4).reshape(-1, *[1] * (len(target) - 1))
+
+    if is_map:
+        x, mixed = recipe(
+            torch.zeros(shape) + torch.arange(4.0).reshape(-1, *[1] * (len(shape) - 1)), y
+        )
+        assert torch.equal(mixed.sum() - y.sum(), torch.tensor(0))
+        assert type(mixed) is torch.Tensor
+        assert len(x) == 4
+    else:
+        with pytest.raises(ValueError, match=r"CutMix pastes into maps of labels"):
+            recipe(torch.zeros(shape), y)
