@@ -60,12 +60,9 @@ def tensors_in(*trees: Any) -> list[Tensor]:
     return found
 
 
-_LEAVES = frozenset((type(None), bool, int, float, str))
-
-
 def _collect(values: Iterable[Any], found: list[Tensor]) -> None:
     for value in values:  # most are leaves, and not worth a call
-        if type(value) in _LEAVES:
+        if value is None:
             continue
         if isinstance(value, Tensor):
             found.append(value)
