@@ -9,18 +9,22 @@ from lightning.pytorch.cli import LightningCLI
 from lightning.pytorch.demos.boring_classes import BoringModel
 
 from lightning_mixup import (
+    Alternate,
     Beta,
     ByEpoch,
     CalibrationMonitor,
     CutMix,
+    Fade,
     LabelKernel,
     Mixup,
     MixupCallback,
+    OffAtEnd,
     OneOf,
     Overlay,
     RegMixup,
     SameClass,
     Uniform,
+    WarmUp,
 )
 
 pytest.importorskip("jsonargparse", reason="LightningCLI needs jsonargparse")
@@ -135,3 +139,25 @@ def test_a_configuration_that_was_saved_makes_the_same(text, make_callback):
 def test_what_is_refused_is_refused_in_words(make_callback):
     with pytest.raises(ValueError, match=r"alpha=-1.0 is not at least 0\. Use 0.2"):
         make_callback(written({"recipe": part("Mixup", alpha=-1.0)}))
+
+
+@pytest.mark.parametrize(
+    ("prob", "schedule"),
+    [
+        (part("OffAtEnd", epochs=10), OffAtEnd(epochs=10)),
+        (part("Fade", epochs=[50, None]), Fade(epochs=(50, None))),
+        (
+            part(
+                "schedules.Product",
+                schedules=[part("WarmUp", steps=100), part("Alternate", epochs=[8, 2])],
+            ),
+            WarmUp(steps=100) * Alternate(epochs=(8, 2)),
+        ),
+        (0.5, 0.5),
+    ],
+)
+def test_a_schedule_is_written_by_its_class(make_callback, prob, schedule):
+    callback, _ = make_callback(written({"alpha": 0.4, "prob": prob, "strength": prob}))
+
+    assert callback.prob == schedule
+    assert callback.strength == schedule
