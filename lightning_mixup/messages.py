@@ -61,7 +61,8 @@ def tell_of_first(mix: Mix, targets: Sequence[Tensor]) -> None:
             "targets, hardly two are the same: choose LabelKernel(bandwidth); of many classes, a "
             "larger batch has more samples of each."
         )
-    if isinstance(mix, Summed) and any(((y < 0) | (y > 1)).any() for y in targets):
+    numbers = [y for y in targets if y.is_floating_point()]
+    if isinstance(mix, Summed) and any(((y < 0) | (y > 1)).any() for y in numbers):
         rank_zero_warn(
             "Overlay adds up targets and clamps them to 1, as for classes that are there, 1, or "
             "aren't, 0; and the first batch has others. If they are quantities, choose Mixup."
