@@ -90,7 +90,7 @@ class Mix:
         """
         return partner_indices(self.shift, self.batch_size, self.device)
 
-    @property
+    @cached_property
     def shares(self) -> list[tuple[Weight, Shift]]:
         """The share of each partner in the labels, and how far it is."""
         return [(1 - self.drawn, self.shift)]
@@ -192,7 +192,7 @@ class Rounds(Mix):
 
     parts: Sequence[tuple[Weight, Shift]] = field(kw_only=True)
 
-    @property
+    @cached_property
     def shares(self) -> list[tuple[Weight, Shift]]:
         """The share of each partner in the labels, and how far it is."""
         return list(self.parts)
@@ -231,7 +231,7 @@ class Summed(Mix):
 
     shifts: Sequence[Shift] = field(kw_only=True)
 
-    @property
+    @cached_property
     def shares(self) -> list[tuple[Weight, Shift]]:
         """Each partner is heard like the sample itself."""
         return [(1.0, shift) for shift in self.shifts]
@@ -290,7 +290,7 @@ class Pasted(Mix):
         """How long the dimensions are that are cut."""
         return [self.shape[dim] for dim in self.dims]
 
-    @property
+    @cached_property
     def shares(self) -> list[tuple[Weight, Shift]]:
         """The share of the area that shows each partner, and how far it is."""
         areas = visible_shares(self.boxes, self.sizes)[1:]

@@ -11,6 +11,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import KW_ONLY, dataclass, fields, is_dataclass, replace
+from functools import lru_cache
 from numbers import Integral
 from typing import Any, ClassVar, TypeVar
 
@@ -581,13 +582,19 @@ _Weighed = TypeVar("_Weighed", Mixup, CutMix)
 
 def _weights_of(recipe: Mixup | CutMix) -> Weights:
     """Returns the distribution that a recipe draws weights from."""
-    return Beta(recipe.alpha) if recipe.weight is None else recipe.weight  # type: ignore[arg-type]
+    return _beta(recipe.alpha) if recipe.weight is None else recipe.weight
+
+
+# Asked for in each step, which is no time to check an alpha again.
+_beta = lru_cache(Beta)
 
 
 def _draw_weight(recipe: Mixup | CutMix, rng: np.random.Generator, batch_size: int) -> Weight:
     """Draws a weight for the batch or one for each sample, whatever numbers those are."""
-    weight = _weights_of(recipe).draw(rng, batch_size if recipe.per_sample else None)
-    return np.asarray(weight, np.float64) if np.ndim(weight) else float(weight)
+    weights = _weights_of(recipe)
+    if recipe.per_sample:
+        return np.asarray(weights.draw(rng, batch_size), np.float64)
+    return float(weights.draw(rng))
 
 
 def _milder(recipe: _Weighed, strength: float) -> _Weighed:
