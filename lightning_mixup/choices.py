@@ -233,12 +233,6 @@ class RegMixup(Recipe):
     recipe: Recipe = _NEARLY_HALF
 
     def __post_init__(self) -> None:
-        """Refuses what is no recipe, or one of this kind.
-
-        Raises:
-            MixupTypeError: If it is none.
-            MixupValueError: If it makes batches of twice the size itself.
-        """
         if _check_part("RegMixup", self.recipe).doubles:
             raise MixupValueError(
                 f"RegMixup got {self.recipe!r}, which makes a batch of twice the size already. "

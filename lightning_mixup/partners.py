@@ -234,12 +234,6 @@ class NearestNeighbors(Affinity):
     k: int = 5
 
     def __post_init__(self) -> None:
-        """Refuses what is no number of neighbours.
-
-        Raises:
-            MixupTypeError: If k is not an integer.
-            MixupValueError: If it is below 1.
-        """
         hint = "Give the number of neighbours to draw from, such as 5."
         if isinstance(self.k, bool) or not isinstance(self.k, Integral):
             raise MixupTypeError(f"k={self.k!r} is not an integer. {hint}")
@@ -287,12 +281,6 @@ class LabelKernel(Affinity):
     bandwidth: float
 
     def __post_init__(self) -> None:
-        """Refuses what is no bandwidth.
-
-        Raises:
-            MixupTypeError: If it is not a number.
-            MixupValueError: If it is not above 0.
-        """
         hint = "Give a difference of targets that is still similar, in their unit."
         bandwidth = check_number("bandwidth", self.bandwidth, 0, math.inf, hint)
         if bandwidth == 0:

@@ -212,12 +212,6 @@ class Mixup(Recipe):
     rounds: int = 1
 
     def __post_init__(self) -> None:
-        """Refuses what is no part of a recipe.
-
-        Raises:
-            MixupTypeError: If an argument is of the wrong type.
-            MixupValueError: If a number is out of range, or alpha given beside weight.
-        """
         _check_weight(self, default=0.2)
         _check_parts(self)
         if self.rounds > 1 and self.mix is not Mix:
@@ -316,12 +310,6 @@ class CutMix(Recipe):
     dims: tuple[int, ...] | None = None
 
     def __post_init__(self) -> None:
-        """Refuses what is no part of a recipe.
-
-        Raises:
-            MixupTypeError: If an argument is of the wrong type.
-            MixupValueError: If a number is out of range, or alpha given beside weight.
-        """
         _check_weight(self, default=1.0)
         _check_parts(self)
         low, high = _weights_of(self).bounds
@@ -406,12 +394,6 @@ class ResizeMix(Recipe):
     partners: Partners = ANY_OTHER
 
     def __post_init__(self) -> None:
-        """Refuses what is no range of sides.
-
-        Raises:
-            MixupTypeError: If an argument is of the wrong type.
-            MixupValueError: If low and high are no range within [0, 1].
-        """
         hint = "Give the sides of what is pasted as parts of the whole, such as 0.1 to 0.8."
         for name in ("low", "high"):
             object.__setattr__(self, name, check_number(name, getattr(self, name), 0, 1, hint))
@@ -488,11 +470,6 @@ class SamplePairing(Recipe):
     partners: Partners = ANY_OTHER
 
     def __post_init__(self) -> None:
-        """Refuses what is no choice of partners.
-
-        Raises:
-            MixupTypeError: If it is none.
-        """
         _check_parts(self)
 
     def describe(self) -> str:
@@ -547,12 +524,6 @@ class Overlay(Recipe):
     partners: Partners = ANY_OTHER
 
     def __post_init__(self) -> None:
-        """Refuses what is no part of a recipe.
-
-        Raises:
-            MixupTypeError: If an argument is of the wrong type.
-            MixupValueError: If rounds is below 1.
-        """
         _check_parts(self)
 
     def describe(self) -> str:

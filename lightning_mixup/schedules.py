@@ -137,12 +137,6 @@ class WarmUp(Schedule):
     steps: int | None = None
 
     def __post_init__(self) -> None:
-        """Refuses what is no length of time.
-
-        Raises:
-            MixupTypeError: If it is no whole number.
-            MixupValueError: If it is negative, or both are given or neither.
-        """
         _set_count(self, "WarmUp(epochs=5) or WarmUp(steps=1000)")
 
     def at(self, moment: Moment) -> float:
@@ -174,12 +168,6 @@ class OffAtEnd(Schedule):
     steps: int | None = None
 
     def __post_init__(self) -> None:
-        """Refuses what is no length of time.
-
-        Raises:
-            MixupTypeError: If it is no whole number.
-            MixupValueError: If it is negative, or both are given or neither.
-        """
         _set_count(self, "OffAtEnd(epochs=10) or OffAtEnd(steps=1000)")
 
     @property
@@ -216,13 +204,6 @@ class Fade(Schedule):
     steps: tuple[int, int | None] | None = None
 
     def __post_init__(self) -> None:
-        """Refuses what is no stretch of time.
-
-        Raises:
-            MixupTypeError: If it is no pair of whole numbers.
-            MixupValueError: If these are negative or in the wrong order, or both are given or
-                neither.
-        """
         hint = "Fade(epochs=(50, 100)), or Fade(epochs=(50, None)) for the end of the fit"
         first, last = _set_pair(self, hint, open_ended=True)
         if last is not None and last < first:
@@ -268,13 +249,6 @@ class Alternate(Schedule):
     start: int = 0
 
     def __post_init__(self) -> None:
-        """Refuses what is no rhythm.
-
-        Raises:
-            MixupTypeError: If these are no whole numbers.
-            MixupValueError: If one is negative, both of a pair are 0, or both or neither are
-                given.
-        """
         hint = "Alternate(epochs=(8, 2)), on for 8 and off for 2,"
         if not any(_set_pair(self, hint)):
             raise MixupValueError(f"{self!r} has no length to repeat. Write {hint} for example.")

@@ -95,12 +95,6 @@ class Beta(Weights):
     b: float | None = None
 
     def __post_init__(self) -> None:
-        """Refuses what is no parameter.
-
-        Raises:
-            MixupTypeError: If one is not a number.
-            MixupValueError: If one is negative or NaN, or they differ and one is 0 or infinite.
-        """
         hint = "Use 0.2 for mild mixing, 1.0 for strong, 0 for none, math.inf for half and half."
         a = check_number("a", self.a, 0, math.inf, hint)
         b = a if self.b is None else check_number("b", self.b, 0, math.inf, hint)
@@ -161,12 +155,6 @@ class Fixed(Weights):
     weight: float
 
     def __post_init__(self) -> None:
-        """Refuses what is no weight.
-
-        Raises:
-            MixupTypeError: If it is not a number.
-            MixupValueError: If it is infinite or NaN.
-        """
         object.__setattr__(self, "weight", _finite("weight", self.weight))
 
     @property
@@ -221,12 +209,6 @@ class Uniform(Weights):
     high: float = 1.0
 
     def __post_init__(self) -> None:
-        """Refuses what is no range.
-
-        Raises:
-            MixupTypeError: If one is not a number.
-            MixupValueError: If one is infinite or NaN, or low is above high.
-        """
         object.__setattr__(self, "low", _finite("low", self.low))
         object.__setattr__(self, "high", _finite("high", self.high))
         if self.low > self.high:
