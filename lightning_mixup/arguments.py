@@ -9,9 +9,9 @@ from typing import Any
 from lightning_mixup.batch import Selector
 from lightning_mixup.errors import MixupTypeError, MixupValueError
 from lightning_mixup.mixes import INPUT
+from lightning_mixup.parameters import check_number
 from lightning_mixup.recipes import Mixup, Recipe
 from lightning_mixup.schedules import Schedule
-from lightning_mixup.weights import check_number
 
 __all__ = [
     "check_flag",

@@ -13,8 +13,8 @@ from torch import Tensor
 
 from lightning_mixup.errors import MixupTypeError, MixupValueError
 from lightning_mixup.mixes import Joined, Mix
+from lightning_mixup.parameters import check_number
 from lightning_mixup.recipes import Mixup, Recipe
-from lightning_mixup.weights import check_number
 
 __all__ = ["ByEpoch", "OneOf", "RegMixup"]
 

@@ -14,15 +14,14 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
-from numbers import Integral
 from typing import ClassVar, TypeAlias
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from lightning_mixup.errors import MixupTypeError, MixupValueError
-from lightning_mixup.weights import check_number
+from lightning_mixup.errors import MixupValueError
+from lightning_mixup.parameters import call_of, check_count, check_number
 
 __all__ = [
     "ANY_OTHER",
@@ -53,9 +52,7 @@ class Partners(ABC):
     """Whether it looks at the targets."""
 
     def __repr__(self) -> str:
-        """Returns the call that makes it, also where a subclass is no dataclass."""
-        given = (f"{name}={value!r}" for name, value in vars(self).items())
-        return f"{type(self).__name__}({', '.join(given)})"
+        return call_of(self)
 
     @abstractmethod
     def draw(
@@ -234,11 +231,7 @@ class NearestNeighbors(Affinity):
     k: int = 5
 
     def __post_init__(self) -> None:
-        hint = "Give the number of neighbours to draw from, such as 5."
-        if isinstance(self.k, bool) or not isinstance(self.k, Integral):
-            raise MixupTypeError(f"k={self.k!r} is not an integer. {hint}")
-        if self.k < 1:
-            raise MixupValueError(f"k={self.k!r} is not at least 1. {hint}")
+        check_count("k", self.k, "Give the number of neighbours to draw from, such as 5.")
 
     def between(self, inputs: Sequence[Tensor], targets: Sequence[Tensor]) -> Tensor:
         """Returns 1 for the k nearest of the same class."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from dataclasses import KW_ONLY, dataclass, fields, is_dataclass, replace
+from dataclasses import KW_ONLY, dataclass, replace
 from functools import lru_cache
 from numbers import Integral
 from typing import Any, ClassVar, TypeVar
@@ -21,9 +21,10 @@ from torch import Tensor
 
 from lightning_mixup.errors import MixupTypeError, MixupValueError
 from lightning_mixup.mixes import Mix, Paired, Pasted, Resized, Rounds, Summed
+from lightning_mixup.parameters import call_of, check_count, check_number
 from lightning_mixup.partners import ANY_OTHER, Partners, Shift
 from lightning_mixup.regions import draw_boxes, place_boxes, visible_shares
-from lightning_mixup.weights import Beta, Weight, Weights, check_number
+from lightning_mixup.weights import Beta, Weight, Weights
 
 __all__ = ["CutMix", "Mixup", "Overlay", "Recipe", "ResizeMix", "SamplePairing"]
 
@@ -72,15 +73,7 @@ class Recipe(ABC):
         """Says in words how a batch is mixed."""
 
     def __repr__(self) -> str:
-        """Returns the call that makes it, without defaults."""
-        known: Any = fields(self) if is_dataclass(self) else ()
-        given: dict[str, Any] = {f.name: getattr(self, f.name) for f in known if f.repr}
-        given = given or vars(self)  # of a subclass that is no dataclass
-        defaults: dict[str, Any] = {f.name: f.default for f in known}
-        written = [
-            f"{name}={value!r}" for name, value in given.items() if value != defaults.get(name)
-        ]
-        return f"{type(self).__name__}({', '.join(written)})"
+        return call_of(self)
 
     def at_strength(self, strength: float) -> Recipe:
         """Returns the same recipe, milder: at 1 as it is, at 0 it mixes nothing.
@@ -623,10 +616,7 @@ def _check_parts(recipe: Recipe) -> None:
             "who is mixed with whom. Write, for example, partners=SameClass()."
         )
     hint = "Give the number of partners that each sample is mixed with, such as 1."
-    if isinstance(recipe.rounds, bool) or not isinstance(recipe.rounds, Integral):
-        raise MixupTypeError(f"rounds={recipe.rounds!r} is not an integer. {hint}")
-    if recipe.rounds < 1:
-        raise MixupValueError(f"rounds={recipe.rounds!r} is not at least 1. {hint}")
+    check_count("rounds", recipe.rounds, hint)
 
 
 def _check_dims(dims: Any) -> tuple[int, ...]:

@@ -9,12 +9,12 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass, fields, is_dataclass
+from dataclasses import dataclass
 from numbers import Integral, Real
 from typing import Any, Literal, TypeAlias
 
 from lightning_mixup.errors import MixupTypeError, MixupValueError
-from lightning_mixup.weights import check_number
+from lightning_mixup.parameters import call_of, check_number
 
 __all__ = [
     "Alternate",
@@ -107,13 +107,7 @@ class Schedule(ABC):
     __rmul__ = __mul__
 
     def __repr__(self) -> str:
-        """Returns the call that makes it, without defaults."""
-        own: dict[str, Any] = {}
-        if is_dataclass(self):
-            own = {field.name: field.default for field in fields(self)}
-        given = [name for name, default in own.items() if getattr(self, name) != default]
-        written = [f"{name}={getattr(self, name)!r}" for name in given]
-        return f"{type(self).__name__}({', '.join(written)})"
+        return call_of(self)
 
 
 @dataclass(frozen=True, repr=False)

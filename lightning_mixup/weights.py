@@ -9,15 +9,15 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from numbers import Real
 from typing import TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
-from lightning_mixup.errors import MixupTypeError, MixupValueError
+from lightning_mixup.errors import MixupValueError
+from lightning_mixup.parameters import call_of, check_number
 
-__all__ = ["Beta", "Fixed", "Uniform", "Weight", "Weights", "check_number"]
+__all__ = ["Beta", "Fixed", "Uniform", "Weight", "Weights"]
 
 Weight: TypeAlias = "float | npt.NDArray[np.float64]"
 
@@ -34,9 +34,7 @@ class Weights(ABC):
     """
 
     def __repr__(self) -> str:
-        """Returns the call that makes it, also where a subclass is no dataclass."""
-        given = (f"{name}={value!r}" for name, value in vars(self).items())
-        return f"{type(self).__name__}({', '.join(given)})"
+        return call_of(self)
 
     @property
     def mixes(self) -> bool:
@@ -277,18 +275,3 @@ def _finite(name: str, value: float) -> float:
     if not math.isfinite(number):
         raise MixupValueError(f"{name}={value!r} is not finite. {hint}")
     return number
-
-
-def check_number(name: str, value: float, least: float, most: float, hint: str) -> float:
-    """Returns a number in a range, as a float.
-
-    Raises:
-        MixupTypeError: If it is not a number.
-        MixupValueError: If it is NaN or out of the range.
-    """
-    if isinstance(value, bool) or not isinstance(value, Real):
-        raise MixupTypeError(f"{name}={value!r} is not a number. {hint}")
-    if not least <= value <= most:
-        reason = f"at least {least:g}" if math.isinf(most) else f"from {least:g} to {most:g}"
-        raise MixupValueError(f"{name}={value!r} is not {reason}. {hint}")
-    return float(value)

@@ -194,7 +194,7 @@ def test_partners_are_as_likely_as_classes_are_confused(own):
     assert (pairs[1][y > 0] == 0).all()
 
 
-@pytest.mark.parametrize("kind", ["Weights", "Affinity", "Recipe"])
+@pytest.mark.parametrize("kind", ["Weights", "Affinity", "Recipe", "Schedule"])
 def test_a_part_that_is_no_dataclass_says_what_it_is(kind):
     """And not where in memory, which a checkpoint would take for another one in each run."""
     base = getattr(lightning_mixup, kind)

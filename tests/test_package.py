@@ -25,6 +25,7 @@ ORDER = [
     "writes",
     "per_sample",
     "rules",
+    "parameters",
     "weights",
     "partners",
     "regions",
