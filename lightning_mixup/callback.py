@@ -9,9 +9,8 @@ from __future__ import annotations
 
 import functools
 import inspect
-import math
 import weakref
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from numbers import Integral
 from typing import TYPE_CHECKING, Any
@@ -38,6 +37,7 @@ from lightning_mixup.containers import Path, replace_entries
 from lightning_mixup.doors import gather_plainly, guard_metrics
 from lightning_mixup.errors import MixupTypeError
 from lightning_mixup.gallery import check_shown, mix_plot
+from lightning_mixup.handing import fetches, hand_over
 from lightning_mixup.interception import Interception, without_module
 from lightning_mixup.layers import Layer
 from lightning_mixup.losses import evaluate_per_candidate
@@ -50,10 +50,12 @@ from lightning_mixup.messages import (
     tell_of_reading,
 )
 from lightning_mixup.mixes import INPUT, Mix
-from lightning_mixup.monitor import CalibrationMonitor, default_monitor
+from lightning_mixup.monitor import CalibrationMonitor, monitor_from
 from lightning_mixup.names import find_layers, find_module
+from lightning_mixup.progress import batch_number, data_rank, end_of_fit
+from lightning_mixup.randomness import Randomness
 from lightning_mixup.recipes import Mixup, Recipe
-from lightning_mixup.schedules import End, Moment, Schedule, check_end, find_end, most_of, value_at
+from lightning_mixup.schedules import End, Moment, Schedule, check_end, most_of, value_at
 from lightning_mixup.suggestions import suggest_layers
 from lightning_mixup.targets import MixedTarget, Usage, merge
 
@@ -132,7 +134,7 @@ class MixupCallback(Callback):
     _fetches: bool  # whether the step takes a dataloader_iter
     _found: bool  # whether the named modules are
     _made: list[weakref.ref[Tensor]]  # the inputs that were mixed in this step
-    _randomness: _Randomness
+    _randomness: Randomness
     _used: bool  # whether a loss has used the labels in this fit
     _announced: bool
     _has_told_of_first: bool  # mix, if there is anything to tell
@@ -168,7 +170,7 @@ class MixupCallback(Callback):
         self.seed = None if seed is None else int(check_type("seed", seed, Integral, "an integer"))
         self.log_mix = check_flag("log_mix", log_mix)
         self.calibration = calibration
-        self.monitor = _monitor_from(calibration)
+        self.monitor = monitor_from(calibration)
         self._reporting = self.monitor
         self._seed = self.seed or 0
         self._processes = 1
@@ -358,7 +360,7 @@ class MixupCallback(Callback):
         milder = recipe and recipe.at_strength(most_of(self.strength))
         recipe = check_shown(milder, most_of(self.prob), self.places)
         entries = find_entries(batch, self.inputs, self.targets)
-        rng = _Randomness().of_batch(self._drawing_seed, 0, number)
+        rng = Randomness().of_batch(self._drawing_seed, 0, number)
         rng.random()  # which decides in a fit whether the batch is mixed
         recipe = recipe.pick(rng)
         x, y = entries.samples_in(batch)
@@ -412,7 +414,7 @@ class MixupCallback(Callback):
     def _draw(self, trainer: Trainer, batch: Any) -> None:
         """Draws from the seed, the rank and the number of the batch, and from nothing else."""
         self.mix = None
-        self._batch_number = _batch_number(trainer)
+        self._batch_number = batch_number(trainer)
         prob, strength = self._heed_schedules(trainer)
         if not self._mixes:
             return
@@ -423,7 +425,7 @@ class MixupCallback(Callback):
         if not self._announced and entries.batch_size:
             self._announced = True
             announce(batch, entries, self.places, self._in_words())
-        rng = self._randomness.of_batch(self._seed, _data_rank(trainer), self._batch_number)
+        rng = self._randomness.of_batch(self._seed, data_rank(trainer), self._batch_number)
         if rng.random() >= prob or not strength:
             return
         recipe = self.recipe.at_epoch(trainer.current_epoch)
@@ -452,7 +454,7 @@ class MixupCallback(Callback):
             return self.prob, self.strength  # type: ignore[return-value]
         moment = None
         if self._end is not None:
-            moment = Moment(trainer.current_epoch, _batch_number(trainer), self._end)
+            moment = Moment(trainer.current_epoch, batch_number(trainer), self._end)
         self._scheduled = {
             name: value_at(name, schedule, moment) for name, schedule in self._schedules.items()
         }
@@ -480,7 +482,7 @@ class MixupCallback(Callback):
         Raises:
             MixupTypeError: If that is impossible.
         """
-        self._fetches = "dataloader_iter" in inspect.signature(module.training_step).parameters
+        self._fetches = fetches(module.training_step)
 
         def step(method: Any, args: Any, kwargs: Any) -> Any:
             return self._run_step(trainer, method, args, kwargs)
@@ -502,18 +504,11 @@ class MixupCallback(Callback):
             return method(*args, **kwargs)
         usages: list[Usage] = []
 
-        def hand(batch: Any) -> Any:
+        def change(batch: Any) -> Any:
             return self._handed(trainer, batch, usages)
 
-        def handed(given: Any) -> Any:
-            return _Fetching(given, hand) if self._fetches else hand(given)
-
         try:
-            if args:
-                output = method(handed(args[0]), *args[1:], **kwargs)
-            else:
-                name = next(n for n in inspect.signature(method).parameters if n in kwargs)
-                output = method(**{**kwargs, name: handed(kwargs[name])})
+            output = hand_over(method, args, kwargs, change, is_fetching=self._fetches)
         finally:
             if self._layer is not None and usages:
                 self._layer.end_step()
@@ -525,7 +520,7 @@ class MixupCallback(Callback):
 
     def _handed(self, trainer: Trainer, batch: Any, usages: list[Usage]) -> Any:
         """Returns what the step is handed for a batch."""
-        is_new = self._batch_number != _batch_number(trainer)
+        is_new = self._batch_number != batch_number(trainer)
         if is_new:
             # The learning rate finder swaps callbacks out, and their hooks with them.
             self._find_modules(trainer.lightning_module)
@@ -619,7 +614,7 @@ class MixupCallback(Callback):
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Looks when the fit ends, which is known by now, and lets the monitor go on."""
         if self._schedules and not trainer.fast_dev_run:  # type: ignore[attr-defined]
-            self._end = _end_of(trainer, pl_module)
+            self._end = end_of_fit(trainer, pl_module)
             self._check_end(self._end)
         self._report("on_train_start", trainer, pl_module)
 
@@ -653,24 +648,6 @@ class MixupCallback(Callback):
 functools.update_wrapper(MixupCallback.state_dict, Callback.state_dict, assigned=(), updated=())
 
 
-class _Fetching:
-    """An iterator of batches for a step that takes a ``dataloader_iter``."""
-
-    def __init__(self, batches: Iterator[Any], hand: Callable[[Any], Any]) -> None:
-        self._batches, self._hand = batches, hand
-
-    def __iter__(self) -> _Fetching:
-        return self
-
-    def __next__(self) -> Any:
-        batch, *numbers = next(self._batches)
-        return self._hand(batch), *numbers
-
-    def __getattr__(self, name: str) -> Any:
-        """Has what Lightning's own iterator has, such as ``done``."""
-        return getattr(self._batches, name)
-
-
 def _at_rest() -> dict[str, Any]:
     """Returns what a callback holds outside of a fit."""
     nothing = ["mix", "_entries", "_step", "_batch_number", "_end"]
@@ -684,72 +661,10 @@ def _at_rest() -> dict[str, Any]:
         "_usages": [],
         "_made": [],
         "_scheduled": {},
-        "_randomness": _Randomness(),
+        "_randomness": Randomness(),
     }
-
-
-def _batch_number(trainer: Trainer) -> int:
-    """Returns how many steps went before, by Lightning's own count of them.
-
-    Of its counts this one alone is right however a run was stopped and resumed: `total_batch_idx`
-    counts the step twice that an exception broke off.
-    """
-    steps = trainer.fit_loop.epoch_loop.batch_progress.total
-    return steps.processed  # type: ignore[attr-defined, no-any-return]
-
-
-def _end_of(trainer: Trainer, module: LightningModule) -> End:
-    """Returns when the fit will have ended, as far as the Trainer and its loader tell."""
-    kinds = {kind.__name__ for callback in trainer.callbacks for kind in type(callback).__mro__}  # type: ignore[attr-defined]
-    is_even = module.automatic_optimization and "GradientAccumulationScheduler" not in kinds
-    batches = trainer.num_training_batches
-    return find_end(
-        -1 if trainer.max_epochs is None else trainer.max_epochs,
-        trainer.max_steps,
-        None if math.isinf(batches) else int(batches),
-        trainer.accumulate_grad_batches if is_even else None,
-    )
 
 
 def _name_of(function: Callable[..., Any]) -> str:
     """Returns what names a function in every run, as the address in its repr does not."""
     return getattr(function, "__qualname__", type(function).__qualname__)
-
-
-def _data_rank(trainer: Trainer) -> int:
-    """Returns whose share of the data this is: ranks that split up a module have it in common."""
-    share = trainer.distributed_sampler_kwargs  # None in a single process
-    return trainer.global_rank if share is None else int(share["rank"])
-
-
-class _Randomness:
-    """One generator that is set anew for each batch, as one is not made as fast as that."""
-
-    def __init__(self) -> None:
-        self._philox = np.random.Philox(0)
-        self._generator = np.random.Generator(self._philox)
-
-    def of_batch(self, seed: int, rank: int, batch_number: int) -> np.random.Generator:
-        """Returns randomness that no other batch, rank or seed has."""
-        state: Any = {  # Tuples do for arrays.
-            "bit_generator": "Philox",
-            # Numpy counts up the lowest word as it draws, so the batch has the highest to itself.
-            "state": {"key": (seed % 2**64, rank), "counter": (0, 0, 0, batch_number)},
-            "buffer": (0, 0, 0, 0),
-            "buffer_pos": 4,  # at its end, as nothing was drawn
-            "has_uint32": 0,
-            "uinteger": 0,
-        }
-        self._philox.state = state
-        return self._generator
-
-
-def _monitor_from(calibration: bool | CalibrationMonitor) -> CalibrationMonitor | None:  # noqa: FBT001
-    if isinstance(calibration, CalibrationMonitor):
-        return calibration
-    if not isinstance(calibration, bool):
-        raise MixupTypeError(
-            f"calibration={calibration!r} is a {type(calibration).__name__}. Give True, False or "
-            "CalibrationMonitor(...)."
-        )
-    return default_monitor() if calibration else None

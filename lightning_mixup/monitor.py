@@ -32,7 +32,7 @@ from lightning_mixup.tally import Metrics, Tally, check_names
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-__all__ = ["CalibrationMonitor", "default_monitor"]
+__all__ = ["CalibrationMonitor", "monitor_from"]
 
 LogitsFn: TypeAlias = Callable[[LightningModule, Any, Any], tuple[Tensor, Tensor]]
 
@@ -498,8 +498,21 @@ functools.update_wrapper(
 )
 
 
-def default_monitor() -> CalibrationMonitor:
-    """Makes the monitor that comes with mixup, which warns where one that was asked for raises."""
+def monitor_from(calibration: bool | CalibrationMonitor) -> CalibrationMonitor | None:  # noqa: FBT001
+    """Returns the monitor that comes with mixup: one that was not asked for warns, never raises.
+
+    Raises:
+        MixupTypeError: If it is neither True, False nor a monitor.
+    """
+    if isinstance(calibration, CalibrationMonitor):
+        return calibration
+    if not isinstance(calibration, bool):
+        raise MixupTypeError(
+            f"calibration={calibration!r} is a {type(calibration).__name__}. Give True, False or "
+            "CalibrationMonitor(...)."
+        )
+    if not calibration:
+        return None
     monitor = CalibrationMonitor()
     monitor._must_report = False
     return monitor

@@ -34,6 +34,9 @@ ORDER = [
     "recipes",
     "choices",
     "schedules",
+    "randomness",
+    "progress",
+    "handing",
     "containers",
     "roles",
     "advice",
@@ -67,7 +70,7 @@ ORDER = [
     "checkpoints",
     "callback",
 ]
-KNOW_LIGHTNING = {"publishing", "monitor", "messages", "callback"}
+KNOW_LIGHTNING = {"progress", "publishing", "monitor", "messages", "callback"}
 
 
 def public(module):
