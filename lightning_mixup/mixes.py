@@ -211,11 +211,6 @@ class Rounds(Mix):
 class Paired(Mix):
     """Samples are interpolated, and keep their own labels."""
 
-    @property
-    def linear(self) -> Blend:
-        """What `blend` makes a sum of."""
-        return self.drawn, self.shares
-
     def label(self, y: Tensor, usage: Usage | None = None) -> Tensor:
         """Returns a target as it is."""
         return y
@@ -344,10 +339,10 @@ class Pasted(Mix):
         return here[dim:] == there[dim:] if dim < 0 else here[1 : dim + 1] == there[1 : dim + 1]
 
     def _pasted(self, x: Tensor, *, is_map: bool) -> Tensor:
-        pasted = None
+        pasted = x
         for box, shift in zip(self.boxes, self.shifts, strict=True):
-            pasted = paste(x, box, shift, self.dims, pasted)
-        return x if pasted is None else pasted
+            pasted = paste(x, box, shift, self.dims, onto=pasted)
+        return pasted
 
 
 @dataclass(frozen=True, eq=False)
