@@ -239,6 +239,14 @@ def combine(x: Tensor, own: Weight, parts: Sequence[tuple[Weight, Shift]]) -> Te
 def transpose_combine(grad: Tensor, own: Weight, parts: Sequence[tuple[Weight, Shift]]) -> Tensor:
     r"""Passes a gradient back through `combine`: multiplies it by the transposed matrix.
 
+    Args:
+        grad: The gradient by the sums, of shape (B, \*). Never modified.
+        own: As in `combine`.
+        parts: As in `combine`.
+
+    Returns:
+        The gradient by the samples, with the shape, dtype and device of ``grad``.
+
     Example:
         >>> transpose_combine(torch.tensor([[1.0], [0.0]]), own=0.75, parts=[(0.25, 1)])
         tensor([[0.7500],

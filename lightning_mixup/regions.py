@@ -1,7 +1,7 @@
 """Where samples are cut: boxes in one, two or three dimensions, drawn and counted on the host.
 
-A box is an int64 array of shape (D, 2) with the first and the last but one place along each of D
-dimensions, or of shape (B, D, 2) with one for each sample.
+A box is an int64 array of shape (D, 2) with the first place along each of D dimensions and that
+after the last, as slices have them, or of shape (B, D, 2) with one box for each sample.
 """
 
 from __future__ import annotations
@@ -53,6 +53,11 @@ def draw_boxes(rng: np.random.Generator, share: Weight, sizes: Sequence[int]) ->
 
 def place_boxes(rng: np.random.Generator, side: float, sizes: Sequence[int]) -> Boxes:
     """Draws a box whose sides are this part of the whole, anywhere inside; at least one place.
+
+    Args:
+        rng: The source of randomness.
+        side: The part of the whole, in [0, 1], along each dimension.
+        sizes: How long each of D dimensions is.
 
     Example:
         >>> place_boxes(np.random.default_rng(0), side=0.5, sizes=(8, 8))
