@@ -39,7 +39,7 @@ _UNITS = 2.0**31
 # A negative log-likelihood above this is counted as infinite.
 _ENDLESS = 2.0**40
 # How many scores wait, at most, to be measured together, and how many samples to be counted.
-_PATIENCE = 1 << 14
+_PATIENCE_GIVEN = 1 << 14
 _PATIENCE_MEASURED = 1 << 12
 _TOTALS = 5  # Brier score, nll behind the point, nll before it, endless ones, hits
 
@@ -80,7 +80,8 @@ class _Statistics(Metric):
     _sums: Tensor  # int64: a column of K + 2 without and with the event, one of confidence, totals
     _given: list[_Batch]  # those not measured yet
     _measured: list[list[Tensor]]  # those not counted yet: what was measured, and is ignored
-    _rooms: list[int]  # how many more scores may wait to be measured, and samples to be counted
+    _room_given: int  # how many more scores may wait to be measured
+    _room_measured: int  # and how many more samples to be counted
     edges: Tensor  # (K,) int32, the bits of float32 upper edges
 
     def __init__(
@@ -201,24 +202,24 @@ class _Statistics(Metric):
     @sums.setter
     def sums(self, value: Tensor) -> None:
         self._sums, self._given, self._measured = value, [], []
-        self._rooms = [_PATIENCE, _PATIENCE_MEASURED]
+        self._room_given, self._room_measured = _PATIENCE_GIVEN, _PATIENCE_MEASURED
 
     def _add(self, batch: _Batch) -> None:
         """Takes in samples: small batches are cheaper to measure together, and all to count."""
-        if batch.scores.numel() >= _PATIENCE:  # which is not copied
+        if batch.scores.numel() >= _PATIENCE_GIVEN:  # which is not copied
             self._measure(batch)
         else:
             # What waits must not change with what was given.
             scores, target = batch.scores.clone(), batch.target.clone()
             self._given.append(batch._replace(scores=scores, target=target))
-            self._rooms[0] -= scores.numel()
-            if self._rooms[0] <= 0:
+            self._room_given -= scores.numel()
+            if self._room_given <= 0:
                 self._measure_given()
-        if self._rooms[1] <= 0:
+        if self._room_measured <= 0:
             self._count_measured()
 
     def _measure_given(self) -> None:
-        given, self._given, self._rooms[0] = self._given, [], _PATIENCE
+        given, self._given, self._room_given = self._given, [], _PATIENCE_GIVEN
         for _, alike in groupby(given, key=_Batch.form):
             self._measure(_Batch.joined(list(alike)))
 
@@ -226,7 +227,7 @@ class _Statistics(Metric):
         measured = self._measured_of(batch)
         ignored = torch.zeros_like(measured.hit) if batch.ignored is None else batch.ignored
         self._measured.append([*measured, ignored])
-        self._rooms[1] -= len(ignored)
+        self._room_measured -= len(ignored)
 
     @abstractmethod
     def _measured_of(self, batch: _Batch) -> Measured:
@@ -237,7 +238,7 @@ class _Statistics(Metric):
         if not self._measured:
             return
         columns = zip(*self._measured, strict=True)
-        self._measured, self._rooms[1] = [], _PATIENCE_MEASURED
+        self._measured, self._room_measured = [], _PATIENCE_MEASURED
         device = self._sums.device  # perhaps the CPU, for samples of a device without float64
         parts = (torch.cat(column).to(device) for column in columns)
         confidence, event, hit, nll, brier, ignored = parts
