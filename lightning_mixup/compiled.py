@@ -15,17 +15,14 @@ from weakref import WeakValueDictionary
 import torch
 from torch import Tensor
 
-from lightning_mixup.blend import (
-    combine,
-    interpolate,
-    transpose_combine,
-    transpose_interpolate,
-)
+from lightning_mixup.blend import combine, interpolate, transpose_combine, transpose_interpolate
 from lightning_mixup.mixes import Mix
 from lightning_mixup.partners import Shift
 from lightning_mixup.weights import Weight
 
 __all__ = ["Switch", "blend_by_switch"]
+
+_EACH = -1  # how far a partner is, where that differs between samples
 
 
 class Switch:
@@ -116,17 +113,14 @@ def _mix(x: Tensor, handle: Tensor, number: int, rounds: int) -> tuple[Tensor, T
         own, parts = mix.linear
         for row, share in zip(shares, [own, *(share for share, _ in parts)], strict=False):
             row[:-1] = torch.as_tensor(share, dtype=torch.float64)
-        for number_of, (_, shift) in enumerate(parts):
+        for k, (_, shift) in enumerate(parts):
             if isinstance(shift, int):
-                shares[1 + number_of, -1] = shift
+                shares[1 + k, -1] = shift
             else:
-                shares[1 + number_of, -1] = _EACH
-                shifts[number_of] = shift
+                shares[1 + k, -1] = _EACH
+                shifts[k] = shift
         x.copy_(mix.blend(x))
     return shares, shifts
-
-
-_EACH = -1  # how far a partner is, where that differs between samples
 
 
 @_mix.register_fake

@@ -37,6 +37,7 @@ _ELEMENTWISE = names("""
     huber_loss kl_div l1_loss mse_loss poisson_nll_loss smooth_l1_loss soft_margin_loss
 """)
 _MEANS_BY_WEIGHT = names("l1_loss mse_loss")  # if they are given any
+_GATHERED_FROM = 2**17  # logits on, as `_gathered` takes less time of so many
 
 
 def is_class_loss(call: Call) -> bool:
@@ -89,9 +90,6 @@ def _class_loss(  # noqa: PLR0913  torch's own signature, as its arguments may b
     return total / weighted_sum(counts, weights).sum()
 
 
-_MANY = 2**17  # logits, from which on that pays
-
-
 def _may_be_gathered(log_probs: Tensor, targets: Sequence[Tensor], ignore_index: int) -> bool:
     """Returns whether `_gathered` does what ``nll_loss`` would, and takes less time.
 
@@ -100,7 +98,7 @@ def _may_be_gathered(log_probs: Tensor, targets: Sequence[Tensor], ignore_index:
     a GPU its backward isn't deterministic, and labels that are ignored or no classes are left to
     torch.
     """
-    if log_probs.numel() < _MANY or torch.compiler.is_compiling():
+    if log_probs.numel() < _GATHERED_FROM or torch.compiler.is_compiling():
         return False
     if log_probs.device.type != "cpu" or log_probs.dtype not in (torch.float32, torch.float64):
         return False
