@@ -136,9 +136,7 @@ class MixupCallback(Callback):
     _made: list[weakref.ref[Tensor]]  # the inputs that were mixed in this step
     _randomness: Randomness
     _used: bool  # whether a loss has used the labels in this fit
-    _announced: bool
-    _has_told_of_first: bool  # mix, if there is anything to tell
-    _told: bool  # of labels that were read as numbers
+    _said: set[str]  # of what something was said in this fit
     _end: End | None  # of the fit; None before it has begun, and in trial runs
     _scheduled: dict[str, float]  # what schedules have come to in this step
 
@@ -418,13 +416,7 @@ class MixupCallback(Callback):
         prob, strength = self._heed_schedules(trainer)
         if not self._mixes:
             return
-        at_input = INPUT in self.places or self.recipe.reads_inputs
-        known = self._entries and self._entries.of_next(batch)
-        self._entries = known or find_entries(batch, self.inputs, self.targets, at_input=at_input)
-        entries = self._entries
-        if not self._announced and entries.batch_size:
-            self._announced = True
-            announce(batch, entries, self.places, self._in_words())
+        entries = self._entries = self._find_entries(batch)
         rng = self._randomness.of_batch(self._seed, data_rank(trainer), self._batch_number)
         if rng.random() >= prob or not strength:
             return
@@ -437,13 +429,27 @@ class MixupCallback(Callback):
         mix = recipe.draw(rng, entries.batch_size, entries.device, inputs, targets)
         if mix is None:
             return
-        if not self._has_told_of_first:
-            self._has_told_of_first = True
+        if self._is_new("first mix"):
             tell_of_first(mix, targets)
         if self.places != (INPUT,):
             # Drawn last: a batch has the same weights wherever it is mixed.
             mix = replace(mix, place=self.places[rng.integers(len(self.places))])
         self.mix = mix
+
+    def _find_entries(self, batch: Any) -> Entries:
+        """Finds what is mixed in a batch, and says it of the first one."""
+        at_input = INPUT in self.places or self.recipe.reads_inputs
+        known = self._entries and self._entries.of_next(batch)
+        entries = known or find_entries(batch, self.inputs, self.targets, at_input=at_input)
+        if entries.batch_size and self._is_new("entries"):
+            announce(batch, entries, self.places, self._in_words())
+        return entries
+
+    def _is_new(self, topic: str) -> bool:
+        """Returns whether nothing was said of a topic yet."""
+        is_new = topic not in self._said
+        self._said.add(topic)
+        return is_new
 
     def _heed_schedules(self, trainer: Trainer) -> tuple[float, float]:
         """Returns probability and strength of this batch; in trial runs the most they come to.
@@ -554,8 +560,9 @@ class MixupCallback(Callback):
         self._used |= usage.met_gradient
         if not (skips or does_without or usage.met_gradient):
             refuse_unused(module, self._entries)
-        if usage.read_as is not None and not self._told and module.trainer.is_global_zero:
-            self._told = True
+        if usage.read_as is None or not module.trainer.is_global_zero:
+            return
+        if self._is_new("reading"):
             tell_of_reading(*usage.read_as)
 
     def _end_step(self) -> None:
@@ -651,8 +658,7 @@ functools.update_wrapper(MixupCallback.state_dict, Callback.state_dict, assigned
 def _at_rest() -> dict[str, Any]:
     """Returns what a callback holds outside of a fit."""
     nothing = ["mix", "_entries", "_step", "_batch_number", "_end"]
-    untrue = ["_has_started", "_fetches", "_found", "_used", "_announced"]
-    untrue += ["_has_told_of_first", "_told"]
+    untrue = ["_has_started", "_fetches", "_found", "_used"]
     return {
         **dict.fromkeys(nothing),
         **dict.fromkeys(untrue, False),
@@ -660,6 +666,7 @@ def _at_rest() -> dict[str, Any]:
         "_interceptions": [],
         "_usages": [],
         "_made": [],
+        "_said": set(),
         "_scheduled": {},
         "_randomness": Randomness(),
     }
