@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from numbers import Integral
@@ -19,8 +20,37 @@ from lightning_mixup.recipes import Mixup, Recipe
 __all__ = ["ByEpoch", "OneOf", "RegMixup"]
 
 
+class _Several(Recipe):
+    """Several recipes, by one of which a batch is mixed: it may need what any of them needs."""
+
+    @property
+    @abstractmethod
+    def parts(self) -> Sequence[Recipe]:
+        """These recipes."""
+
+    @property
+    def fits_layers(self) -> bool:
+        """Whether hidden features can be mixed by all of them."""
+        return all(recipe.fits_layers for recipe in self.parts)
+
+    @property
+    def reads_inputs(self) -> bool:
+        """Whether one of them looks at the inputs."""
+        return any(recipe.reads_inputs for recipe in self.parts)
+
+    @property
+    def doubles(self) -> bool:
+        """Whether one of them makes batches of twice the size."""
+        return any(recipe.doubles for recipe in self.parts)
+
+    @property
+    def most_partners(self) -> int:
+        """With how many partners a sample is mixed at most."""
+        return max((recipe.most_partners for recipe in self.parts), default=1)
+
+
 @dataclass(frozen=True, init=False, repr=False)
-class OneOf(Recipe):
+class OneOf(_Several):
     """One of several recipes, drawn anew for each batch.
 
     Args:
@@ -65,24 +95,9 @@ class OneOf(Recipe):
         return any(r.mixes for r, share in zip(self.recipes, self.weights, strict=True) if share)
 
     @property
-    def fits_layers(self) -> bool:
-        """Whether hidden features can be mixed by all of them."""
-        return all(recipe.fits_layers for recipe in self.recipes)
-
-    @property
-    def reads_inputs(self) -> bool:
-        """Whether one of them looks at the inputs."""
-        return any(recipe.reads_inputs for recipe in self.recipes)
-
-    @property
-    def doubles(self) -> bool:
-        """Whether one of them makes batches of twice the size."""
-        return any(recipe.doubles for recipe in self.recipes)
-
-    @property
-    def most_partners(self) -> int:
-        """With how many partners a sample is mixed at most."""
-        return max(recipe.most_partners for recipe in self.recipes)
+    def parts(self) -> Sequence[Recipe]:
+        """The recipes."""
+        return self.recipes
 
     def describe(self) -> str:
         """Says in words how a batch is mixed."""
@@ -111,7 +126,7 @@ class OneOf(Recipe):
 
 
 @dataclass(frozen=True, init=False, repr=False)
-class ByEpoch(Recipe):
+class ByEpoch(_Several):
     """A recipe for each range of epochs, as `MixupCallback` knows them.
 
     Args:
@@ -138,28 +153,14 @@ class ByEpoch(Recipe):
         return f"ByEpoch({dict(self.ranges)!r})"
 
     @property
-    def _recipes(self) -> list[Recipe]:
+    def parts(self) -> Sequence[Recipe]:
+        """The recipes, without the ranges in which nothing is mixed."""
         return [recipe for _, recipe in self.ranges if recipe is not None]
 
     @property
     def mixes(self) -> bool:
         """Whether this recipe ever changes a batch."""
-        return any(recipe.mixes for recipe in self._recipes)
-
-    @property
-    def fits_layers(self) -> bool:
-        """Whether hidden features can be mixed by all of them."""
-        return all(recipe.fits_layers for recipe in self._recipes)
-
-    @property
-    def reads_inputs(self) -> bool:
-        """Whether one of them looks at the inputs."""
-        return any(recipe.reads_inputs for recipe in self._recipes)
-
-    @property
-    def most_partners(self) -> int:
-        """With how many partners a sample is mixed at most."""
-        return max((recipe.most_partners for recipe in self._recipes), default=1)
+        return any(recipe.mixes for recipe in self.parts)
 
     def describe(self) -> str:
         """Says in words how a batch is mixed."""
