@@ -343,7 +343,7 @@ class CutMix(Recipe):
         """Draws the mix of one batch."""
         if batch_size < 2 or not self.mixes:
             return None
-        dims, sizes = _cut(self, inputs, self.dims)
+        dims, sizes = _dims_and_sizes(self, inputs, self.dims)
         shifts, boxes = [], []
         for _ in range(self.rounds):
             shifts.append(self.partners.draw(rng, batch_size, device, inputs, targets))
@@ -426,7 +426,7 @@ class ResizeMix(Recipe):
         """Draws the mix of one batch."""
         if batch_size < 2 or not self.mixes:
             return None
-        dims, sizes = _cut(self, inputs, None)
+        dims, sizes = _dims_and_sizes(self, inputs, None)
         shift = self.partners.draw(rng, batch_size, device, inputs, targets)
         box = place_boxes(rng, rng.uniform(self.low, self.high), sizes)
         kept = visible_shares([box], sizes)[0]
@@ -639,7 +639,7 @@ def _check_dims(dims: Any) -> tuple[int, ...]:
     return tuple(int(dim) for dim in dims)
 
 
-def _cut(
+def _dims_and_sizes(
     recipe: Recipe, inputs: Sequence[Tensor], dims: tuple[int, ...] | None
 ) -> tuple[tuple[int, ...], tuple[int, ...]]:
     """Returns the dimensions of the inputs that are cut, and how long they are.
