@@ -42,7 +42,6 @@ OF_IMAGES: tuple[Recipe, ...] = (
 )
 OF_NUMBERS = (Mixup(0), Mixup(2.0), Mixup(2.0, partners=LabelKernel(bandwidth=0.5)))
 
-
 Task = Callable[[], tuple["Learner", TensorDataset, int]]  # with how many samples it trains
 
 
@@ -106,8 +105,9 @@ def fit(make: Task, recipe: Recipe, seed: int, epochs: int) -> dict[str, float]:
     return {name: value.item() for name, value in trainer.callback_metrics.items()}
 
 
-def compare(make: Task, recipes: Sequence[Recipe], names: dict[str, str], *size: int) -> Table:
-    seeds, epochs = size
+def compare(
+    make: Task, recipes: Sequence[Recipe], names: dict[str, str], seeds: int, epochs: int
+) -> Table:
     table = Table("recipe", *names.values(), title=make.__name__.capitalize())
     for recipe in recipes:
         runs = [fit(make, recipe, seed, epochs) for seed in range(seeds)]
