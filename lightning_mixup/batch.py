@@ -107,7 +107,7 @@ class Entries:
         Raises:
             MixupTypeError: If something is of a type that can't be joined.
         """
-        paths = {self._first_per_sample(batch, leaf) for leaf, _ in leaves_of(batch)} - {None}
+        paths = {self._first_per_sample(batch, leaf) for leaf, _ in leaves_of(batch)}
         return {path: _doubled(path, get_entry(batch, path)) for path in paths if path is not None}
 
     def _first_per_sample(self, batch: Any, leaf: Path) -> Path | None:

@@ -70,6 +70,7 @@ class Call:
         self.func, self.args, self.kwargs, self.kind = func, args, kwargs, kind
         self.name = name_of(func)
         self.tensors = tensors_in(args, kwargs)
+        # By `is_live`, written out, as each operation on labels comes by here.
         self.live = [x for x in self.tensors if isinstance(x, MixedTarget) and not x.usage.ended]
         self.alone = len(self.live) == 1
         if self.live:
