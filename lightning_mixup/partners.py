@@ -237,7 +237,6 @@ class NearestNeighbors(Affinity):
         """Returns 1 for the k nearest of the same class."""
         same = _agree(self, targets[0]).fill_diagonal_(0)
         distances = _distances(torch.cat([_rows(x) for x in inputs], dim=1))
-        distances = distances.nan_to_num(nan=math.inf, posinf=math.inf)
         distances = distances.masked_fill(~same, math.inf)
         nearest = distances.topk(min(self.k, len(same)), dim=1, largest=False)
         found = torch.zeros_like(same).scatter_(1, nearest.indices, True)  # noqa: FBT003
@@ -286,8 +285,7 @@ class LabelKernel(Affinity):
         Of the exponents the largest of each row is made 0, so that also who is far from all
         others has a partner: in the limit, the nearest.
         """
-        distances = _distances(_rows(targets[0]))
-        distances = distances.nan_to_num(nan=math.inf, posinf=math.inf).fill_diagonal_(math.inf)
+        distances = _distances(_rows(targets[0])).fill_diagonal_(math.inf)
         nearest = distances.amin(dim=1, keepdim=True)
         # a² - b² in this form, as squares of many bandwidths are infinite.
         further, both = distances - nearest, distances + nearest
@@ -390,8 +388,9 @@ def _rows(x: Tensor) -> Tensor:
 
 
 def _distances(rows: Tensor) -> Tensor:
-    """Returns the distances between rows, of shape (B, B).
+    """Returns the distances between rows, of shape (B, B): infinite where a NaN hides them.
 
     By differences: a matrix product loses those of rows far from 0, such as years.
     """
-    return torch.cdist(rows, rows, compute_mode="donot_use_mm_for_euclid_dist")
+    distances = torch.cdist(rows, rows, compute_mode="donot_use_mm_for_euclid_dist")
+    return distances.nan_to_num(nan=math.inf, posinf=math.inf)
