@@ -418,7 +418,7 @@ class MixupCallback(Callback):
             return
         at_input = INPUT in self.places or self.recipe.reads_inputs
         known = self._entries and self._entries.of_next(batch)
-        self._entries = known or find_entries(batch, self.inputs, self.targets, at_input=at_input)
+        self._entries = known or self._found_in(batch, at_input=at_input)
         entries = self._entries
         if not self._announced and entries.batch_size:
             self._announced = True
@@ -442,6 +442,23 @@ class MixupCallback(Callback):
             # Drawn last: a batch has the same weights wherever it is mixed.
             mix = replace(mix, place=self.places[rng.integers(len(self.places))])
         self.mix = mix
+
+    def _found_in(self, batch: Any, *, at_input: bool) -> Entries:
+        """Finds what is mixed, and what is compared.
+
+        Raises:
+            MixupTypeError: If an input can't be mixed, or compared.
+        """
+        try:
+            return find_entries(batch, self.inputs, self.targets, at_input=at_input)
+        except MixupTypeError as error:
+            if INPUT in self.places or not at_input:
+                raise
+            raise MixupTypeError(
+                f"{self.recipe!r} compares the inputs, wherever layers={self.layers!r} mixes. "
+                "Choose other partners, such as SameClass(), where inputs can't be compared, as "
+                f"of tokens. {error}"
+            ) from error
 
     def _heed_schedules(self, trainer: Trainer) -> tuple[float, float]:
         """Returns probability and strength of this batch; in trial runs the most they come to.
