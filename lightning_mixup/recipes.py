@@ -585,8 +585,18 @@ def _weights_of(recipe: Mixup | CutMix) -> Weights:
 
 
 def _draw_weight(recipe: Mixup | CutMix, rng: np.random.Generator, batch_size: int) -> Weight:
-    """Draws a weight for the batch or one for each sample, whatever numbers those are."""
-    weight = _weights_of(recipe).draw(rng, batch_size if recipe.per_sample else None)
+    """Draws a weight for the batch or one for each sample, whatever numbers those are.
+
+    Raises:
+        MixupValueError: If a distribution of one's own draws others.
+    """
+    weights = _weights_of(recipe)
+    weight = weights.draw(rng, batch_size if recipe.per_sample else None)
+    if np.shape(weight) not in ((), (batch_size,)):
+        raise MixupValueError(
+            f"{weights!r} drew weights of shape {tuple(np.shape(weight))} for {batch_size} "
+            "samples. Return one number, or `size` of them where a size is given."
+        )
     return np.asarray(weight, np.float64) if np.ndim(weight) else float(weight)
 
 
