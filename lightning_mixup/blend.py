@@ -60,11 +60,7 @@ def interpolate(x: Tensor, weight: Weight, shift: Shift) -> Tensor:
         tensor([[0.],
                 [1.]])
     """
-    if not (x.is_floating_point() or x.is_complex()):
-        raise MixupTypeError(
-            f"interpolate() blends floating-point tensors, but `x` has dtype {x.dtype}. "
-            "Convert it first, for example with `x.float()`."
-        )
+    _check_floating("interpolate", x)
     if not isinstance(weight, float) and len(weight) != len(x):
         raise MixupValueError(
             f"interpolate() got {len(x)} samples in `x` but {len(weight)} weights. "
@@ -216,11 +212,15 @@ def combine(x: Tensor, own: Weight, parts: Sequence[tuple[Weight, Shift]]) -> Te
         The sums, with the shape, dtype and device of ``x``. Where a partner's share is 0, it
         doesn't matter what that holds. Who is their own partner stays as they are.
 
+    Raises:
+        MixupTypeError: If ``x`` is not floating-point.
+
     Example:
         >>> combine(torch.tensor([[1.0], [10.0]]), own=1.0, parts=[(1.0, 1)])
         tensor([[11.],
                 [11.]])
     """
+    _check_floating("combine", x)
     total: Tensor = x * _broadcast(own, x)
     for share, shift in parts:
         if isinstance(shift, Tensor):
@@ -315,6 +315,9 @@ def paste_resized(
         A copy, with the shape, dtype and device of ``x``. Who is their own partner stays as they
         are.
 
+    Raises:
+        MixupTypeError: If ``x`` is neither floating-point nor a map.
+
     Example:
         >>> x = torch.tensor([[1.0, 1.0, 3.0, 3.0], [0.0, 0.0, 0.0, 0.0]])
         >>> paste_resized(x, np.array([[0, 2]]), shift=1, dims=[1])
@@ -329,6 +332,7 @@ def paste_resized(
             places = (torch.arange(length, device=x.device) * 2 + 1) * size // (2 * length)
             small = small.index_select(dim, places)
     else:
+        _check_floating("paste_resized", x)
         mode = ("linear", "bilinear", "trilinear")[len(dims) - 1]
         flat = x.reshape(len(x), -1, *x.shape[x.ndim - len(dims) :])
         small = F.interpolate(flat, size=lengths, mode=mode, align_corners=False)
@@ -337,6 +341,19 @@ def paste_resized(
     pasted, alone = take_partners(small, shift), _alone([(1.0, shift)], x)
     out[region] = pasted if alone is None else out[region].where(alone, pasted)
     return out
+
+
+def _check_floating(name: str, x: Tensor) -> None:
+    """Refuses what can't be averaged.
+
+    Raises:
+        MixupTypeError: Then.
+    """
+    if not (x.is_floating_point() or x.is_complex()):
+        raise MixupTypeError(
+            f"{name}() blends floating-point tensors, but `x` has dtype {x.dtype}. "
+            "Convert it first, for example with `x.float()`."
+        )
 
 
 def _alone(parts: Sequence[tuple[Weight, Shift]], x: Tensor) -> Tensor | None:

@@ -440,7 +440,7 @@ class MixupCallback(Callback):
         """Finds what is mixed in a batch, and says it of the first one."""
         at_input = INPUT in self.places or self.recipe.reads_inputs
         known = self._entries and self._entries.of_next(batch)
-        entries = known or find_entries(batch, self.inputs, self.targets, at_input=at_input)
+        entries = known or self._found_in(batch, at_input=at_input)
         if entries.batch_size and self._is_new("entries"):
             announce(batch, entries, self.places, self._in_words())
         return entries
@@ -450,6 +450,23 @@ class MixupCallback(Callback):
         is_new = topic not in self._said
         self._said.add(topic)
         return is_new
+
+    def _found_in(self, batch: Any, *, at_input: bool) -> Entries:
+        """Finds what is mixed, and what is compared.
+
+        Raises:
+            MixupTypeError: If an input can't be mixed, or compared.
+        """
+        try:
+            return find_entries(batch, self.inputs, self.targets, at_input=at_input)
+        except MixupTypeError as error:
+            if INPUT in self.places or not at_input:
+                raise
+            raise MixupTypeError(
+                f"{self.recipe!r} compares the inputs, wherever layers={self.layers!r} mixes. "
+                "Choose other partners, such as SameClass(), where inputs can't be compared, as "
+                f"of tokens. {error}"
+            ) from error
 
     def _heed_schedules(self, trainer: Trainer) -> tuple[float, float]:
         """Returns probability and strength of this batch; in trial runs the most they come to.

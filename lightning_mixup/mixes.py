@@ -252,10 +252,8 @@ class Summed(Mix):
                 f"shape {tuple(y.shape)} has room for one. Give floats, 1 for each class that is "
                 "there: of class indices, `torch.nn.functional.one_hot(y, num_classes).float()`."
             )
-        union = y.clone()
-        for shift in self.shifts:
-            union += take_partners(y, shift)
-        return union.clamp_(0, 1)
+        # Not twice its own, where a sample found no partner.
+        return combine(y, *self.linear).clamp_(0, 1)
 
     def weigh(self, weights: Tensor, usage: Usage | None = None) -> Tensor:
         """Returns the mean of what the losses of those added up would count."""

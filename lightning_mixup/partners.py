@@ -145,7 +145,7 @@ class Affinity(Partners):
         """Draws a partner for each sample, with probabilities in proportion to affinity.
 
         Raises:
-            MixupValueError: If there is nothing to compare.
+            MixupValueError: If there is nothing to compare, or not each with each.
         """
         if self.reads_inputs and not inputs:
             raise MixupValueError(
@@ -158,7 +158,14 @@ class Affinity(Partners):
                 "choose other partners."
             )
         with torch.no_grad():
-            return pick_partners(self.between(inputs, targets), rng.random(batch_size))
+            affinity = self.between(inputs, targets)
+            if affinity.shape != (batch_size, batch_size):
+                raise MixupValueError(
+                    f"{self!r} compares {batch_size} samples, and its between() returned the "
+                    f"shape {tuple(affinity.shape)}. Return a tensor of shape (B, B), such as "
+                    "`y[:, None] == y[None]`."
+                )
+            return pick_partners(affinity, rng.random(batch_size))
 
 
 @dataclass(frozen=True)

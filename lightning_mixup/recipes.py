@@ -554,11 +554,21 @@ _beta = lru_cache(Beta)
 
 
 def _draw_weight(recipe: Mixup | CutMix, rng: np.random.Generator, batch_size: int) -> Weight:
-    """Draws a weight for the batch or one for each sample, whatever numbers those are."""
+    """Draws a weight for the batch or one for each sample, whatever numbers those are.
+
+    Raises:
+        MixupValueError: If a distribution of one's own draws others.
+    """
     weights = _weights_of(recipe)
-    if recipe.per_sample:
-        return np.asarray(weights.draw(rng, batch_size), np.float64)
-    return float(weights.draw(rng))
+    weight = weights.draw(rng, batch_size if recipe.per_sample else None)
+    if isinstance(weight, float):
+        return weight
+    if np.shape(weight) not in ((), (batch_size,)):
+        raise MixupValueError(
+            f"{weights!r} drew weights of shape {tuple(np.shape(weight))} for {batch_size} "
+            "samples. Return one number, or `size` of them where a size is given."
+        )
+    return np.asarray(weight, np.float64) if np.ndim(weight) else float(weight)
 
 
 def _milder(recipe: _Weighed, strength: float) -> _Weighed:

@@ -5,6 +5,7 @@ import pytest
 import torch
 from torch.testing import assert_close
 
+from lightning_mixup import Mixup, Overlay, ResizeMix, SamplePairing
 from lightning_mixup.blend import (
     combine,
     interpolate,
@@ -141,10 +142,16 @@ def test_partners_are_a_cyclic_shift():
     assert partner_indices(2, 5).tolist() == [2, 3, 4, 0, 1]
 
 
-@pytest.mark.parametrize("x", [torch.arange(5), torch.ones(5, dtype=torch.bool)], ids=["i", "b"])
-def test_refuses_what_cannot_be_averaged(x):
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.int64, torch.bool], ids=str)
+@pytest.mark.parametrize(
+    "recipe",
+    [Mixup(1.0), Mixup(1.0, rounds=2), ResizeMix(), SamplePairing(), Overlay()],
+    ids=repr,
+)
+def test_refuses_what_cannot_be_averaged(recipe, dtype):
+    x = torch.ones(5, 1, 4, 4, dtype=dtype)
     with pytest.raises(TypeError, match=r"blends floating-point tensors, but `x` has dtype"):
-        interpolate(x, 0.5, 1)
+        recipe(x, torch.eye(5))
 
 
 def test_refuses_weights_of_another_batch():

@@ -1287,6 +1287,15 @@ def test_inputs_that_are_only_compared_are_not_said_to_be_mixed(make_trainer, ca
     )
 
 
+def test_who_compares_tokens_by_distance_is_told_to_choose_other_partners(make_trainer):
+    recipe = Mixup(0.2, partners=NearestNeighbors(k=2))
+    mixup = MixupCallback(recipe=recipe, layers="net.0", calibration=False)
+    loader = DataLoader(TensorDataset(torch.randint(9, (8, 5)), torch.arange(8)), batch_size=8)
+
+    with pytest.raises(TypeError, match=r"k=2\)\) compares the inputs, .* Choose other partners"):
+        make_trainer(callbacks=[mixup]).fit(Classifier(), loader)
+
+
 class SoftLabels(Classifier):
     def training_step(self, batch, batch_idx):
         x, y = batch

@@ -15,7 +15,16 @@ from torch.nn.functional import cross_entropy
 from torch.utils.data import DataLoader, TensorDataset
 
 import lightning_mixup
-from lightning_mixup import ByEpoch, CutMix, MixupCallback, OneOf, RegMixup
+from lightning_mixup import (
+    Affinity,
+    ByEpoch,
+    CutMix,
+    Mixup,
+    MixupCallback,
+    OneOf,
+    RegMixup,
+    Weights,
+)
 
 PAGE = (Path(__file__).parents[1] / "docs" / "recipes.md").read_text("utf-8")
 SECTION = re.search(r"^## Write your own recipe$(.*?)^## ", PAGE, re.MULTILINE | re.DOTALL)[1]
@@ -202,3 +211,30 @@ def test_a_part_that_is_no_dataclass_says_what_it_is(kind):
     part.size = 3
 
     assert repr(part) == "Own(size=3)"
+
+
+class Seven(Weights):
+    def draw(self, rng, size=None):
+        return rng.random(7)
+
+
+class Rows(Affinity):
+    def between(self, inputs, targets):
+        return torch.ones(3)
+
+
+@pytest.mark.parametrize(
+    ("recipe", "said"),
+    [
+        (
+            Mixup(weight=Seven()),
+            r"Seven\(\) drew weights of shape \(7,\) for 4 samples\. Return one",
+        ),
+        (CutMix(weight=Seven(), per_sample=True), r"drew weights of shape \(7,\) for 4 samples"),
+        (Mixup(1.0, rounds=2, partners=Rows()), r"between\(\) returned the shape \(3,\)\. Return"),
+    ],
+    ids=repr,
+)
+def test_parts_that_draw_for_another_number_of_samples_are_refused_in_words(recipe, said):
+    with pytest.raises(ValueError, match=said):
+        recipe(torch.randn(4, 2, 6), torch.arange(4))

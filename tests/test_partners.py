@@ -285,9 +285,10 @@ ALONE = {
 }
 
 
+@pytest.mark.parametrize("there", [1.0, 0.4], ids=["hard", "soft"])
 @pytest.mark.parametrize("recipe", ALONE.values(), ids=ALONE)
-def test_a_sample_without_a_partner_stays_exactly_as_it_is(recipe):
-    x, y = torch.randn(5, 2, 6, 6), torch.eye(4)[[0, 1, 2, 0, 3]]
+def test_a_sample_without_a_partner_stays_exactly_as_it_is(recipe, there):
+    x, y = torch.randn(5, 2, 6, 6), there * torch.eye(4)[[0, 1, 2, 0, 3]]
     alone = [1, 2, 4]
 
     mix = recipe.draw(np.random.default_rng(0), 5, inputs=[x], targets=[y])
