@@ -319,9 +319,10 @@ def value_at(name: str, schedule: Schedule, moment: Moment | None) -> float:
     """
     number = schedule.most if moment is None else schedule.at(moment)
     if not 0 <= number <= 1:
+        when, what = ("at most", "most") if moment is None else (f"at {moment}", "at()")
         raise MixupValueError(
-            f"{name}={schedule!r} comes to {number!r} at {moment}, which is not from 0 to 1. Mend "
-            f"what {type(schedule).__name__}.at() returns."
+            f"{name}={schedule!r} comes to {number!r} {when}, which is not from 0 to 1. Mend what "
+            f"{type(schedule).__name__}.{what} returns."
         )
     return float(number)
 
