@@ -13,6 +13,7 @@ from collections.abc import Iterator, Mapping, MutableMapping, MutableSequence, 
 from dataclasses import fields, is_dataclass
 from typing import Any, TypeAlias
 
+import torch
 from torch import Tensor
 
 from lightning_mixup.errors import MixupTypeError
@@ -170,7 +171,8 @@ def words_of(batch: Any, path: Path) -> list[str]:
 def length_of(node: Any) -> int | None:
     """Returns how many samples a tensor, an array or a list could hold, None for other things."""
     if isinstance(node, (list, tuple)):
-        return None if hasattr(node, "_fields") else len(node)
+        is_one = hasattr(node, "_fields") or isinstance(node, torch.Size)
+        return None if is_one else len(node)
     if getattr(node, "is_nested", False):
         return int(node.size(0))  # Nested tensors needn't have a shape.
     shape = getattr(node, "shape", None)
