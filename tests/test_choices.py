@@ -372,6 +372,12 @@ def test_a_tuple_of_two_samples_is_no_list_for_each_sample(make_trainer):
     assert mix.blend(X[:2]).shape[0] == 4
 
 
+def test_a_shape_is_no_list_for_each_sample():
+    batch = {"image": X[:3], "label": Y[:3], "shape": torch.Size([1, 8, 8])}
+
+    assert find_entries(batch).doubled_rest(batch) == {}
+
+
 class Ragged:
     shape = (BATCH,)
 
