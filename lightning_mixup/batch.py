@@ -51,6 +51,7 @@ __all__ = [
     "Selector",
     "find_entries",
     "looks_mixed",
+    "marks_unknown",
 ]
 
 Selector: TypeAlias = "int | str | Callable[[Any], Any] | Sequence[int | str] | None"
@@ -247,6 +248,21 @@ def looks_mixed(target: Tensor) -> bool:
         return False
     shares = (target >= 0).all() & ((target.sum(dim=1) - 1).abs() < 1e-3).all()
     return bool(shares & (target < 0.999).logical_and(target > 0.001).any())
+
+
+def marks_unknown(target: Tensor) -> bool:
+    """Returns whether a target holds -1, 0 and 1 alone, as where -1 is a label that is unknown.
+
+    Example:
+        >>> marks_unknown(torch.tensor([[1.0, 0.0], [-1.0, 1.0]]))
+        True
+        >>> marks_unknown(torch.tensor([1.0, -1.0]))
+        False
+    """
+    if not target.is_floating_point():
+        return False
+    counts = [(target == value).sum() for value in (-1, 0, 1)]
+    return bool((sum(counts) == target.numel()) & torch.stack(counts).all())
 
 
 def _first_tensor(batch: Any, leaves: dict[Path, Any]) -> Tensor:

@@ -10,7 +10,7 @@ from lightning.pytorch import LightningModule
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from torch import Tensor
 
-from lightning_mixup.batch import Entries, looks_mixed
+from lightning_mixup.batch import Entries, looks_mixed, marks_unknown
 from lightning_mixup.containers import get_entry, leaves_of, name_of_path
 from lightning_mixup.errors import MixupRuntimeError, MixupValueError
 from lightning_mixup.layers import Layer
@@ -44,6 +44,14 @@ def announce(batch: Any, entries: Entries, places: Sequence[str], recipe: str) -
                 "smoothed already. If a collate function or a transform mixes the batches, "
                 "leave that or MixupCallback out; for smoothing, use the loss's own "
                 "label_smoothing. If these are soft labels by nature, all is well."
+            )
+        if marks_unknown(get_entry(batch, path)):
+            rank_zero_warn(
+                f"The target {name_of_path(path)} holds -1, 0 and 1 alone. If -1 stands for a "
+                "label that is unknown, select those that are known before the loss, as in "
+                "`known = y >= 0; loss(logits[known], y[known])`, which is done for each label: "
+                "floats are interpolated, and a loss that is masked afterwards would have -1 "
+                "mixed into it. If these are quantities, all is well."
             )
     if any(path[-1:] == ("train_mask",) for path, _ in leaves_of(batch)):
         rank_zero_warn(

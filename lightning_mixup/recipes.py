@@ -561,13 +561,15 @@ def _draw_weight(recipe: Mixup | CutMix, rng: np.random.Generator, batch_size: i
     """
     weights = _weights_of(recipe)
     weight = weights.draw(rng, batch_size if recipe.per_sample else None)
-    if isinstance(weight, float):
-        return weight
+    if isinstance(weight, float) and math.isfinite(weight):
+        return weight  # as nearly always
     if np.shape(weight) not in ((), (batch_size,)):
         raise MixupValueError(
             f"{weights!r} drew weights of shape {tuple(np.shape(weight))} for {batch_size} "
             "samples. Return one number, or `size` of them where a size is given."
         )
+    if not np.isfinite(weight).all():
+        raise MixupValueError(f"{weights!r} drew {weight!r}. Return weights that are finite.")
     return np.asarray(weight, np.float64) if np.ndim(weight) else float(weight)
 
 

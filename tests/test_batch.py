@@ -16,7 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lightning_mixup import MixupCallback
-from lightning_mixup.batch import find_entries, looks_mixed
+from lightning_mixup.batch import find_entries, looks_mixed, marks_unknown
 from lightning_mixup.containers import get_entry, replace_entries
 
 X, Y = torch.randn(4, 3), torch.arange(4)
@@ -583,6 +583,22 @@ def test_the_advice_names_entries_of_this_batch():
 )
 def test_shares_of_classes_look_mixed(target, expected):
     assert looks_mixed(target) is expected
+
+
+@pytest.mark.parametrize(
+    ("target", "expected"),
+    [
+        (torch.tensor([[1.0, 0.0, -1.0]]), True),
+        (torch.tensor([1.0, 0.0, -1.0]).half(), True),
+        (torch.tensor([[1, 0, -1]]), False),
+        (torch.tensor([[1.0, -1.0]]), False),  # those of a hinge loss
+        (torch.tensor([[1.0, 0.0]]), False),
+        (torch.tensor([[1.0, 0.0, -1.0, 0.5]]), False),
+        (torch.tensor([[1.0, 0.0, -1.0, torch.nan]]), False),
+    ],
+)
+def test_labels_that_are_unknown_are_recognised(target, expected):
+    assert marks_unknown(target) is expected
 
 
 # Graphs of PyG itself, where it is installed.

@@ -1313,6 +1313,26 @@ def test_targets_that_are_mixed_already_get_one_warning(make_trainer):
     assert len([w for w in warned if "looks mixed" in str(w.message)]) == 1
 
 
+class Masked(Classifier):
+    def training_step(self, batch, batch_idx):
+        x, y = batch
+        known = y >= 0
+        return F.binary_cross_entropy_with_logits(self(x)[known], y[known])
+
+
+def test_labels_that_may_be_unknown_get_one_warning(make_trainer):
+    labels = torch.arange(32 * CLASSES).reshape(32, CLASSES) % 3 - 1.0
+    loader = DataLoader(TensorDataset(torch.randn(32, FEATURES), labels), batch_size=8)
+    mixup = MixupCallback(calibration=False)
+
+    with pytest.warns(
+        UserWarning, match=r"batch\[1\] holds -1, 0 and 1 alone.*y\[known\]"
+    ) as warned:
+        make_trainer(callbacks=[mixup], max_epochs=2).fit(Masked(), loader)
+
+    assert len([w for w in warned if "holds -1" in str(w.message)]) == 1
+
+
 class Weighted(Classifier):
     def training_step(self, batch, batch_idx):
         losses = F.cross_entropy(self(batch["image"]), batch["label"], reduction="none")

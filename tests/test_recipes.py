@@ -10,7 +10,11 @@ import torch
 from scipy import stats
 from torch.nn import functional as F
 
-from lightning_mixup import MixedTarget, Mixup
+from lightning_mixup import (
+    MixedTarget,
+    Mixup,
+    Weights,
+)
 
 
 @pytest.mark.parametrize("alpha", [Fraction(1, 2), np.float32(0.5), 0.5], ids=repr)
@@ -175,3 +179,15 @@ def test_integer_inputs_are_refused():
 )
 def test_a_recipe_says_what_it_does(recipe, words):
     assert recipe.describe() == f"{words}, partners within the batch"
+
+
+@pytest.mark.parametrize("per_sample", [False, True])
+def test_weights_of_ones_own_that_are_no_numbers_are_refused(per_sample):
+    class Broken(Weights):
+        def draw(self, rng, size=None):
+            return math.nan if size is None else np.full(size, math.inf)
+
+    recipe = Mixup(weight=Broken(), per_sample=per_sample)
+
+    with pytest.raises(ValueError, match=r"Broken\(\) drew .*Return weights that are finite"):
+        recipe(torch.rand(4, 2), torch.arange(4))
