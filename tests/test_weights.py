@@ -52,7 +52,7 @@ def draw(weights, count=4000):
         (Beta(2, 5).at_strength(0.1), stats.beta(0.2, 0.5)),
         (Uniform(0.0, 0.5).at_strength(0.5), stats.uniform(0.5, 0.25)),
     ],
-    ids=str,
+    ids=lambda value: repr(value) if isinstance(value, Weights) else "",
 )
 def test_weights_follow_the_distribution(weights, law):
     assert stats.kstest(draw(weights), law.cdf).pvalue > 0.01
