@@ -138,14 +138,17 @@ class Mix:
         self, rows: Sequence[Tensor], weights: Sequence[Weight], usage: Usage
     ) -> MixedTarget:
         """Returns targets of samples that have weights of their own, which the device sorts."""
-        full = np.stack([np.broadcast_to(weight, self.batch_size) for weight in weights])
-        for k, row in enumerate(rows):
-            for best, other in enumerate(rows):
-                without = np.flatnonzero((full[k] == 0) & (full.argmax(axis=0) == best))
-                if len(without):
-                    samples = torch.from_numpy(without).to(row.device, non_blocking=True)
-                    row[samples] = other[samples]
-        return MixedTarget(rows, torch.stack([self._on_device(row) for row in full]), usage)
+        shares = np.stack([np.broadcast_to(weight, self.batch_size) for weight in weights])
+        if (shares == 0).any():  # instead of these labels, as of a batch's: the largest share's
+            device, column = rows[0].device, [-1, *[1] * (rows[0].ndim - 1)]
+            best = torch.from_numpy(shares.argmax(axis=0)).to(device, non_blocking=True)
+            largest = torch.stack(tuple(rows))[best, torch.arange(self.batch_size, device=device)]
+            counts = torch.from_numpy(shares != 0).to(device, non_blocking=True)
+            rows = [
+                row.where(count.reshape(column), largest)
+                for row, count in zip(rows, counts, strict=True)
+            ]
+        return MixedTarget(rows, self._on_device(shares), usage)
 
     def weigh(self, weights: Tensor, usage: Usage | None = None) -> Tensor:
         r"""Returns the weights of the samples' losses, of shape (B, \*), mixed as labels are."""
