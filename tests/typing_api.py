@@ -9,14 +9,22 @@ from torchmetrics import MetricCollection
 from torchmetrics.classification import MulticlassAccuracy
 
 from lightning_mixup import (
+    Beta,
+    ByEpoch,
     CalibrationMonitor,
     CalibrationStatistics,
+    CutMix,
     Fade,
     MixedTarget,
     Mixup,
     MixupCallback,
     OffAtEnd,
+    OneOf,
+    Recipe,
+    RegMixup,
     ReliabilityBins,
+    ResizeMix,
+    SameClass,
     Schedule,
     TemperatureScaled,
     WarmUp,
@@ -42,6 +50,10 @@ metrics = MetricCollection({"macro": MulticlassAccuracy(num_classes=3)})
 monitor = CalibrationMonitor(metrics, prefix="clean_", logits_fn=logits_of)
 factory = CalibrationMonitor(classification_metrics)
 callback = MixupCallback(recipe=recipe, prob=0.5, inputs=["a", "b.c"], targets=1, seed=1)
+part: Recipe = Mixup(weight=Beta(2, 5), partners=SameClass(), rounds=2)
+several: Recipe = OneOf(CutMix(1.0, dims=(-1,)), part, RegMixup(ResizeMix()), weights=[1, 2, 3])
+by_epoch = MixupCallback(recipe=ByEpoch({0: several, 10: None}))
+shown = by_epoch.show((torch.rand(4, 2), torch.arange(4)), class_names=["a", "b"])
 schedule: Schedule = 0.5 * WarmUp(epochs=5) * OffAtEnd(steps=10) * 0.5
 scheduled = MixupCallback(prob=schedule, strength=Fade(epochs=(50, None)))
 Trainer(callbacks=[MixupCallback(0.2, calibration=monitor, targets=None), callback])
