@@ -345,7 +345,6 @@ REST = {
     ),
     "info": (Info(torch.arange(BATCH)), lambda twice: len(twice.place) == 2 * BATCH),
     "of the batch": (torch.tensor(3.0), lambda twice: twice.ndim == 0),
-    "a shape": (torch.Size([1] * BATCH), lambda twice: twice == torch.Size([1] * BATCH)),
     "of classes": (torch.rand(3), lambda twice: twice.shape == (3,)),
     "nothing": (None, lambda twice: twice is None),
 }
