@@ -5,7 +5,6 @@ from pathlib import Path
 
 import pytest
 import yaml
-from lightning.pytorch.cli import LightningCLI
 from lightning.pytorch.demos.boring_classes import BoringModel
 
 from lightning_mixup import (
@@ -44,6 +43,9 @@ def make_callback(tmp_path):
         path.write_text(text)
         quiet = ["--trainer.logger=false", "--trainer.enable_checkpointing=false"]
         args = ["--config", str(path), *quiet, "--trainer.accelerator=cpu"]
+        # Only here, as the import itself has jsonargparse say things to older Lightnings.
+        from lightning.pytorch.cli import LightningCLI
+
         cli = LightningCLI(BoringModel, run=False, args=args, save_config_callback=None)
         found = [c for c in cli.trainer.callbacks if isinstance(c, MixupCallback)]
         return found[0], cli.parser.dump(cli.config, skip_none=False)

@@ -495,13 +495,18 @@ def test_trials_before_the_fit_see_the_most_of_a_schedule(make_trainer, finder, 
     ours, module = mixup(prob=WarmUp(epochs=1) * OffAtEnd(epochs=1)), Watched()
     together = [ours, FINDERS[finder]()] if is_first else [FINDERS[finder](), ours]
 
-    make_trainer(callbacks=together, max_epochs=3, enable_checkpointing=True).fit(module)
+    if Version(lightning.__version__) < Version("2.5"):
+        pytest.skip("of Lightning 2.4 a finder uses up an epoch of the fit")
 
-    trials = module.mixed.index(False)
-    batches, rest = divmod(len(module.mixed) - trials, 3)
-    assert trials >= 4
-    assert rest == 0
-    assert module.mixed[trials:] == [False] * batches + [True] * batches + [False] * batches
+    trainer = make_trainer(callbacks=together, max_epochs=3, enable_checkpointing=True)
+    trainer.fit(module)
+
+    batches = trainer.num_training_batches
+    assert (
+        module.mixed.index(False) >= 4
+    )  # trials, of which Lightning's versions take more or less
+    fit = [False] * batches + [True] * batches + [False] * batches
+    assert module.mixed[-len(fit) :] == fit
 
 
 def test_a_quick_run_sees_the_most_of_a_schedule(make_trainer):
