@@ -17,13 +17,14 @@ from torch import Tensor
 from lightning_mixup.blend import combine, interpolate, paste, paste_resized
 from lightning_mixup.errors import MixupRuntimeError, MixupTypeError, MixupValueError
 from lightning_mixup.partners import Shift, partner_indices, take_partners
-from lightning_mixup.regions import Boxes, visible_shares
+from lightning_mixup.regions import Boxes
 from lightning_mixup.targets import MixedTarget, Usage, make_target
 from lightning_mixup.weights import Weight
 
 __all__ = [
     "INPUT",
     "Blend",
+    "Combined",
     "Joined",
     "Mix",
     "Paired",
@@ -179,7 +180,21 @@ class Mix:
 
 
 @dataclass(frozen=True, eq=False)
-class Rounds(Mix):
+class Combined(Mix):
+    """Samples are sums of any number of samples, by their shares."""
+
+    @property
+    def linear(self) -> Blend:
+        """What `blend` makes a sum of."""
+        return self.drawn, self.shares
+
+    def blend(self, x: Tensor) -> Tensor:
+        r"""Returns a mixed copy of a floating-point tensor of shape (B, \*)."""
+        return combine(x, *self.linear)
+
+
+@dataclass(frozen=True, eq=False)
+class Rounds(Combined):
     """Several rounds of interpolation, each with partners of the batch as it was.
 
     Args:
@@ -200,15 +215,6 @@ class Rounds(Mix):
         """The share of each partner in the labels, and how far it is."""
         return list(self.parts)
 
-    @property
-    def linear(self) -> Blend:
-        """What `blend` makes a sum of."""
-        return self.drawn, self.shares
-
-    def blend(self, x: Tensor) -> Tensor:
-        r"""Returns a mixed copy of a floating-point tensor of shape (B, \*)."""
-        return combine(x, *self.linear)
-
 
 @dataclass(frozen=True, eq=False)
 class Paired(Mix):
@@ -220,7 +226,7 @@ class Paired(Mix):
 
 
 @dataclass(frozen=True, eq=False)
-class Summed(Mix):
+class Summed(Combined):
     """Samples are added up, and have all labels that any of them has.
 
     Args:
@@ -233,15 +239,6 @@ class Summed(Mix):
     def shares(self) -> list[tuple[Weight, Shift]]:
         """Each partner is heard like the sample itself."""
         return [(1.0, shift) for shift in self.shifts]
-
-    @property
-    def linear(self) -> Blend:
-        """What `blend` makes a sum of."""
-        return 1.0, self.shares
-
-    def blend(self, x: Tensor) -> Tensor:
-        r"""Returns the sums, of shape (B, \*)."""
-        return combine(x, *self.linear)
 
     def label(self, y: Tensor, usage: Usage | None = None) -> Tensor:
         r"""Returns the union of the labels, a plain tensor.
@@ -269,12 +266,14 @@ class Pasted(Mix):
     r"""A box of each sample is replaced by that of its partner; labels count by area.
 
     Args:
+        areas: The share of the area that shows the partner of each round. ``drawn`` is the rest.
         boxes: Those of each round, of shape (D, 2) or (B, D, 2), pasted one over the other.
         shifts: How far the partner of each round is.
         dims: The D dimensions that are cut, counted from the end where negative.
         shape: That of the input, (B, \*).
     """
 
+    areas: Sequence[Weight] = field(kw_only=True)
     boxes: Sequence[Boxes] = field(kw_only=True)
     shifts: Sequence[Shift] = field(kw_only=True)
     dims: Sequence[int] = field(kw_only=True)
@@ -289,8 +288,7 @@ class Pasted(Mix):
     @cached_property
     def shares(self) -> list[tuple[Weight, Shift]]:
         """The share of the area that shows each partner, and how far it is."""
-        areas = visible_shares(self.boxes, self.sizes)[1:]
-        return list(zip(areas, self.shifts, strict=True))
+        return list(zip(self.areas, self.shifts, strict=True))
 
     def blend(self, x: Tensor) -> Tensor:
         r"""Returns a copy of a tensor of shape (B, \*) with boxes pasted in.

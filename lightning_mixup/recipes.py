@@ -349,10 +349,17 @@ class CutMix(Recipe):
             shifts.append(self.partners.draw(rng, batch_size, device, inputs, targets))
             weight = _draw_weight(self, rng, batch_size)
             boxes.append(draw_boxes(rng, 1 - weight, sizes))
-        kept = visible_shares(boxes, sizes)[0]
-        shape = inputs[0].shape
+        kept, *areas = visible_shares(boxes, sizes)
         return Pasted(
-            kept, shifts[0], batch_size, device, boxes=boxes, shifts=shifts, dims=dims, shape=shape
+            kept,
+            shifts[0],
+            batch_size,
+            device,
+            areas=areas,
+            boxes=boxes,
+            shifts=shifts,
+            dims=dims,
+            shape=inputs[0].shape,
         )
 
 
@@ -429,10 +436,17 @@ class ResizeMix(Recipe):
         dims, sizes = _dims_and_sizes(self, inputs, None)
         shift = self.partners.draw(rng, batch_size, device, inputs, targets)
         box = place_boxes(rng, rng.uniform(self.low, self.high), sizes)
-        kept = visible_shares([box], sizes)[0]
-        shape = inputs[0].shape
+        kept, *areas = visible_shares([box], sizes)
         return Resized(
-            kept, shift, batch_size, device, boxes=[box], shifts=[shift], dims=dims, shape=shape
+            kept,
+            shift,
+            batch_size,
+            device,
+            areas=areas,
+            boxes=[box],
+            shifts=[shift],
+            dims=dims,
+            shape=inputs[0].shape,
         )
 
 
