@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator
-from functools import lru_cache
 from types import FrameType
 
 import torch
@@ -23,14 +22,29 @@ __all__ = [
     "line_of_user",
 ]
 
+
+class _Packages(dict[str, bool]):
+    """Whether a module belongs to some packages, which is asked of every frame."""
+
+    def __init__(self, *names: str) -> None:
+        self.names = names
+
+    def __missing__(self, module: str) -> bool:
+        self[module] = any(f"{module}.".startswith(f"{name}.") for name in self.names)
+        return self[module]
+
+
 # Lightning's own module is one that logs.
-_METRICS = ("torchmetrics", "lightning.pytorch.core.module", "pytorch_lightning.core.module")
-_CLASS_METRICS = ("torchmetrics.classification", "torchmetrics.functional.classification")
-_AUTOGRAD_FUNCTIONS = ("torch.autograd.function",)
-_MODULE_HOOKS = ("torch.utils.hooks",)  # whose autograd function passes on what it is given
-_CHECKPOINTS = ("torch.utils.checkpoint",)
+_METRICS = _Packages(
+    "torchmetrics", "lightning.pytorch.core.module", "pytorch_lightning.core.module"
+)
+_CLASS_METRICS = _Packages("torchmetrics.classification", "torchmetrics.functional.classification")
+_AUTOGRAD_FUNCTIONS = _Packages("torch.autograd.function")
+# Whose autograd function passes on what it is given.
+_MODULE_HOOKS = _Packages("torch.utils.hooks")
+_CHECKPOINTS = _Packages("torch.utils.checkpoint")
 # Where a training step begins, and where torch itself runs a part of it as a function.
-_BORDERS = ("lightning_mixup.callback", *_CHECKPOINTS)
+_BORDERS = frozenset(("lightning_mixup.callback", *_CHECKPOINTS.names))
 _CALL_OF_MODULE = torch.nn.Module._call_impl.__code__
 
 
@@ -73,27 +87,22 @@ def line_of_user() -> tuple[str, int] | None:
     return None
 
 
-def _inside(packages: tuple[str, ...]) -> bool:
-    if torch.compiler.is_compiling():
+def _inside(packages: _Packages) -> bool:
+    if torch.compiler.is_dynamo_compiling():
         return False
     frame: FrameType | None = sys._getframe(1)
     module = ""
     while frame is not None and module not in _BORDERS:  # Of every operation: as fast as can be.
         module = frame.f_globals.get("__name__", "")
-        if _belongs(module, packages):
+        if packages[module]:
             return True
         frame = frame.f_back
     return False
 
 
-@lru_cache
-def _belongs(module: str, packages: tuple[str, ...]) -> bool:
-    return any(f"{module}.".startswith(f"{package}.") for package in packages)
-
-
 def _frames() -> Iterator[FrameType]:
     """Yields the frames of the training step, from the innermost to the one that begins it."""
-    if torch.compiler.is_compiling():
+    if torch.compiler.is_dynamo_compiling():
         return
     frame: FrameType | None = sys._getframe(1)
     while frame is not None:

@@ -11,13 +11,15 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
+from lightning_mixup.callers import in_metric
 from lightning_mixup.calls import Call
 from lightning_mixup.errors import MixupRuntimeError
 from lightning_mixup.operations import FINITENESS, name_of, names, parameters_of
-from lightning_mixup.targets import Kind, is_live, plain, weighted_sum
+from lightning_mixup.targets import Kind, MixedTarget, is_live, make_mixed, plain, weighted_sum
 from lightning_mixup.trees import map_tensors, map_together, tensors_in
 
 __all__ = [
+    "class_loss_at_once",
     "evaluate_per_candidate",
     "is_class_loss",
     "run_class_loss",
@@ -37,6 +39,7 @@ _ELEMENTWISE = names("""
     huber_loss kl_div l1_loss mse_loss poisson_nll_loss smooth_l1_loss soft_margin_loss
 """)
 _MEANS_BY_WEIGHT = names("l1_loss mse_loss")  # if they are given any
+_DEFAULTS = dict(parameters_of(F.cross_entropy)[2:])  # behind logits and labels
 _GATHERED_FROM = 2**17  # logits on, as `_gathered` takes less time of so many
 
 
@@ -46,6 +49,39 @@ def is_class_loss(call: Call) -> bool:
         return False
     target = call.args[1] if len(call.args) > 1 else call.kwargs["target"]
     return not (target.is_floating_point() or is_live(call.kwargs.get("weight")))
+
+
+def class_loss_at_once(args: Any, kwargs: dict[str, Any]) -> MixedTarget | None:
+    """Computes the loss of most steps: cross entropy by torch's defaults, with one weight.
+
+    `run_class_loss` comes to the same, after all that is asked of any operation. On a small
+    network these questions take longer than the loss.
+
+    Args:
+        args: The arguments of ``F.cross_entropy``, as it hands them on itself.
+        kwargs: Its keyword arguments, likewise.
+
+    Returns:
+        The mixed loss; None where there is more to it.
+    """
+    if torch.compiler.is_dynamo_compiling() or kwargs != _DEFAULTS or len(args) != 2:
+        return None
+    logits, target = args
+    is_plain = isinstance(logits, Tensor) and not isinstance(logits, MixedTarget)
+    if not is_plain or not is_live(target) or target.source is None:
+        return None
+    usage, labels = target.usage, (target.source, *target.others)
+    is_class = target.kind is Kind.LABEL and not target.is_floating_point()
+    if not is_class or usage.shares is None or target.weights.ndim > 1:
+        return None
+    has_gradient = logits.requires_grad and torch.is_grad_enabled()
+    if not has_gradient or logits.numel() >= _GATHERED_FROM or in_metric():
+        return None
+    usage.touched = usage.met_gradient = True
+    log_probs = logits.log_softmax(min(1, logits.ndim - 1))
+    losses = [F.nll_loss(log_probs, y) for y in labels]
+    total = weighted_sum(losses, usage.shares)
+    return make_mixed([total, *losses], target.weights, Kind.LOSS, usage)
 
 
 def run_class_loss(call: Call) -> Any:
@@ -98,7 +134,7 @@ def _may_be_gathered(log_probs: Tensor, targets: Sequence[Tensor], ignore_index:
     a GPU its backward isn't deterministic, and labels that are ignored or no classes are left to
     torch.
     """
-    if log_probs.numel() < _GATHERED_FROM or torch.compiler.is_compiling():
+    if log_probs.numel() < _GATHERED_FROM or torch.compiler.is_dynamo_compiling():
         return False
     if log_probs.device.type != "cpu" or log_probs.dtype not in (torch.float32, torch.float64):
         return False

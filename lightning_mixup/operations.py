@@ -301,7 +301,7 @@ def same_layout(weights: Tensor, others: Tensor) -> bool:
 
     Where tensors have no memory yet, as Dynamo traces, that is unknown.
     """
-    return not torch.compiler.is_compiling() and layout(weights) == layout(others)
+    return not torch.compiler.is_dynamo_compiling() and layout(weights) == layout(others)
 
 
 def weights_after(  # noqa: PLR0913  an operation, what it is applied to and what comes of it
@@ -332,7 +332,7 @@ def weights_after(  # noqa: PLR0913  an operation, what it is applied to and wha
     if name in RESHAPES:
         return [_reshaped(weights, shape, result.shape) for result in results]
     views = name in _VIEWS or (name == "__getitem__" and _is_basic_index(args[0]))
-    if views and not torch.compiler.is_compiling():
+    if views and not torch.compiler.is_dynamo_compiling():
         moved = func(weights[0].expand(shape), *args, **kwargs)
         return [_as_moved(weights, row) for row in _pieces(moved)]
     moved = [_pieces(func(row.expand(shape), *args, **kwargs)) for row in weights]

@@ -115,7 +115,7 @@ def _moved_weights(call: Call, source: MixedTarget, pieces: list[Tensor]) -> lis
         given = (pieces[0].shape,), {}
         if pieces[0].numel() != source.numel():
             call.refuse("changes the size of the entries")
-    if call.name not in COPIES | RESHAPES or torch.compiler.is_compiling():
+    if call.name not in COPIES | RESHAPES or torch.compiler.is_dynamo_compiling():
         return weights_after(call.func, call.name, shape, source.weights, pieces, *given)
     key = (call.name, shape, layout(source.weights), fingerprint(given))
     if key not in call.usage.moved:

@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from lightning_mixup.callers import (
     in_autograd_function,
@@ -22,7 +23,7 @@ from lightning_mixup.callers import (
     line_of_user,
 )
 from lightning_mixup.calls import Call, NoRuleError
-from lightning_mixup.losses import is_class_loss, run_class_loss
+from lightning_mixup.losses import class_loss_at_once, is_class_loss, run_class_loss
 from lightning_mixup.mends import keep_variables, look_into_tuples, refuse_transforms
 from lightning_mixup.operations import (
     CASTS,
@@ -66,6 +67,9 @@ def run(func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any])
     Raises:
         NoRuleError: If there is none, and a gradient or a write is at stake.
     """
+    loss = class_loss_at_once(args, kwargs) if func is F.cross_entropy else None
+    if loss is not None:
+        return loss
     call = Call(func, args, kwargs)
     if not call.live:
         return call.of(reading)
@@ -239,7 +243,7 @@ def _notice(call: Call) -> None:
     Raises:
         NoRuleError: If a module reads them, which can be named.
     """
-    if torch.compiler.is_compiling():
+    if torch.compiler.is_dynamo_compiling():
         return
     alike = torch.equal if call.name in NUMBERS else Tensor.is_same_size
     labels = [t for t in call.live if t.kind is Kind.LABEL or call.name in SIZES]

@@ -68,7 +68,7 @@ class Usage:
     """What became of one mix's labels, shared by all that was made of them.
 
     Attributes:
-        mixes: Whether there are any; a recipe may leave labels as they are.
+        mixes: Whether a target was made of any; a recipe may leave labels as they are.
         touched: Whether any operation was given mixed labels.
         met_gradient: Whether mixed labels met a gradient.
         reordered: Whether mixed labels were put into another order.
@@ -98,7 +98,7 @@ class Usage:
     )
 
     def __init__(self, *, per_sample: bool = False) -> None:
-        self.mixes = True
+        self.mixes = False
         self.touched = False
         self.reordered = False
         self.met_gradient = False
@@ -125,7 +125,7 @@ class Usage:
     def shares_of(self, tensor_weights: Tensor) -> Tensor | tuple[float, ...]:
         """Returns weights as what is quickest to multiply by."""
         # Compiled code may hold no numbers, which change from step to step.
-        known = None if torch.compiler.is_compiling() else self.shares
+        known = None if torch.compiler.is_dynamo_compiling() else self.shares
         return tensor_weights if known is None else known
 
     def keep(self, tensor: MixedTarget) -> None:
@@ -281,14 +281,16 @@ def merge(tree: Any) -> Any:
         >>> merge({"label": target})
         {'label': tensor([1])}
     """
-    if not any(isinstance(tensor, MixedTarget) for tensor in tensors_in(tree)):
+    is_one = isinstance(tree, Tensor)  # as most steps return
+    if not is_one and not any(isinstance(tensor, MixedTarget) for tensor in tensors_in(tree)):
         return tree
     with torch._C.DisableTorchFunctionSubclass():
-        return map_tensors(tree, reading)
+        return reading(tree) if is_one else map_tensors(tree, reading)
 
 
 def make_target(rows: Sequence[Tensor], weights: Tensor, usage: Usage) -> MixedTarget:
     """Makes a target of candidates that are sorted by weight, each in memory of its own."""
+    usage.mixes = True
     if not _is_quantity(rows[0]):
         return make_mixed(rows, weights, Kind.LABEL, usage)
     parts = [row.where(share != 0, 0) for row, share in zip(rows, weights, strict=True)]
@@ -304,7 +306,7 @@ def make_mixed(rows: Sequence[Tensor], weights: Tensor, kind: Kind, usage: Usage
     made = first.as_subclass(MixedTarget)
     made.source, made.others, made.weights = first, tuple(others), weights
     made.kind, made.usage = kind, usage
-    if first.ndim == 0 and not torch.compiler.is_compiling():
+    if first.ndim == 0 and not torch.compiler.is_dynamo_compiling():
         usage.keep(made)  # as a user may keep a running loss
     return made
 
@@ -390,7 +392,7 @@ def plain(tensor: Tensor) -> Tensor:
         return tensor
     if tensor.source is not None:
         return tensor.source
-    if torch.compiler.is_compiling():
+    if torch.compiler.is_dynamo_compiling():
         torch._dynamo.graph_break()
     return tensor[...]
 

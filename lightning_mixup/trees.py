@@ -60,9 +60,12 @@ def tensors_in(*trees: Any) -> list[Tensor]:
     return found
 
 
+_LEAVES = (str, int, float)
+
+
 def _collect(values: Iterable[Any], found: list[Tensor]) -> None:
-    for value in values:  # most are leaves, and not worth a call
-        if value is None:
+    for value in values:  # most are leaves, and not worth more questions
+        if value is None or isinstance(value, _LEAVES):
             continue
         if isinstance(value, Tensor):
             found.append(value)

@@ -2,6 +2,7 @@
 
 from math import prod
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given
@@ -18,9 +19,11 @@ from mixing_by_hand import (
 from torch import nn
 from torch.nn import functional as F
 from torch.testing import assert_close
+from torchmetrics import Metric
 
-from lightning_mixup import MixedTarget, merge
+from lightning_mixup import MixedTarget, Mixup, merge
 from lightning_mixup.losses import evaluate_per_candidate
+from lightning_mixup.targets import Usage
 
 WEIGHTS = pytest.mark.parametrize("per_sample", [False, True], ids=["per_batch", "per_sample"])
 CLASS_WEIGHT = torch.tensor([0.5, 1.0, 3.0, 0.1], dtype=torch.float64)
@@ -184,6 +187,103 @@ def test_cross_entropy_weighs_classes_as_the_labels_are_mixed(
         rtol=0,
         atol=1e-12,
     )
+
+
+MOST_STEPS = {
+    "by default": F.cross_entropy,
+    "CrossEntropyLoss": nn.CrossEntropyLoss(),
+    "sum": lambda x, y: F.cross_entropy(x, y, reduction="sum"),
+    "none": lambda x, y: F.cross_entropy(x, y, reduction="none").square().mean(),
+    "smoothed": lambda x, y: F.cross_entropy(x, y, label_smoothing=0.1),
+    "weighted": lambda x, y: F.cross_entropy(x, y, CLASS_WEIGHT),
+    "ignored": lambda x, y: F.cross_entropy(x, y, ignore_index=1),
+    "old reduction": lambda x, y: F.cross_entropy(x, y, reduce=False).sum(),
+    "one-hot": lambda x, y: F.cross_entropy(x, F.one_hot(y, CLASSES).to(x)),
+    "of some": lambda x, y: F.cross_entropy(x[y > 0], y[y > 0]),
+    "logits by label": lambda x, y: F.cross_entropy(x - F.one_hot(y, CLASSES), y),
+    "squared": lambda x, y: F.cross_entropy(x, y) ** 2,
+    "without a gradient": lambda x, y: F.cross_entropy(x.detach(), y) * x.sum(),
+}
+
+
+def of_a_batch(loss, rounds, *, at_once):
+    """Returns loss, gradient and candidates, with and without the way of most steps."""
+    generator = torch.Generator().manual_seed(rounds)
+    x = torch.randn(BATCH, CLASSES, dtype=torch.float64, generator=generator, requires_grad=True)
+    y = torch.randint(CLASSES, (BATCH,), generator=generator)
+    mix = Mixup(1.0, rounds=rounds).draw(np.random.default_rng(rounds), BATCH)
+    with pytest.MonkeyPatch.context() as patch:
+        if not at_once:
+            patch.setattr("lightning_mixup.rules.class_loss_at_once", lambda *_: None)
+        mixed = loss(x, mix.label(y))
+    return merge(mixed), *torch.autograd.grad(merge(mixed), x), *mixed.candidates
+
+
+@pytest.mark.parametrize("rounds", [1, 2])
+@pytest.mark.parametrize("loss", MOST_STEPS.values(), ids=MOST_STEPS)
+def test_the_loss_of_most_steps_is_what_the_rule_comes_to(loss, rounds):
+    quick = of_a_batch(loss, rounds, at_once=True)
+
+    for value, expected in zip(quick, of_a_batch(loss, rounds, at_once=False), strict=True):
+        assert_close(value, expected, rtol=1e-14, atol=1e-14)
+
+
+def test_most_steps_are_asked_no_more_than_they_need(monkeypatch):
+    """Or the test above would compare a way with itself."""
+    monkeypatch.delattr("lightning_mixup.rules.run_class_loss")
+
+    of_a_batch(F.cross_entropy, 1, at_once=True)
+    with pytest.raises(NameError):
+        of_a_batch(F.cross_entropy, 1, at_once=False)
+
+
+def test_a_loss_without_a_gradient_is_no_use_of_the_labels():
+    usage, x = Usage(), torch.randn(BATCH, CLASSES, requires_grad=True)
+    target = Mixup(1.0).draw(np.random.default_rng(0), BATCH).label(labels(), usage)
+
+    F.cross_entropy(x.detach(), target)
+    with torch.no_grad():
+        F.cross_entropy(x, target)
+
+    assert usage.touched
+    assert not usage.met_gradient
+
+
+def test_labels_of_a_users_own_have_weights_of_their_own():
+    """Also where they share what is known of a batch that has one weight."""
+    x = torch.randn(BATCH, CLASSES, dtype=torch.float64, requires_grad=True)
+    given = Mixup(1.0).draw(np.random.default_rng(0), BATCH).label(labels())
+    weights = draw_weights(per_sample=True)
+
+    target = MixedTarget(given.candidates, weights, given.usage)
+
+    each = torch.stack([F.cross_entropy(x, y, reduction="none") for y in given.candidates])
+    assert_close(merge(F.cross_entropy(x, target)), (weights * each).sum(0).mean())
+
+
+class OfLosses(Metric):
+    """A metric of a user's own, which no module has among its parts."""
+
+    def __init__(self):
+        super().__init__()
+        self.add_state("total", torch.tensor(0.0, dtype=torch.float64))
+
+    def update(self, x, y):
+        self.total = self.total + F.cross_entropy(x, y)
+
+    def compute(self):
+        return self.total
+
+
+def test_a_metric_of_losses_is_that_of_the_dominant_labels():
+    y, metric = labels(), OfLosses()
+    x = torch.randn(BATCH, CLASSES, dtype=torch.float64, requires_grad=True)
+    target = Mixup(1.0).draw(np.random.default_rng(0), BATCH).label(y)
+
+    value = metric(x, target)
+
+    assert_close(value, F.cross_entropy(x, merge(target)))
+    assert type(value) is type(metric.total) is torch.Tensor
 
 
 @WEIGHTS
