@@ -7,6 +7,7 @@ itself. B is the batch, ``*`` any further dimensions.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -16,7 +17,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from lightning_mixup.errors import MixupTypeError, MixupValueError
-from lightning_mixup.partners import Shift, partner_indices, take_partners
+from lightning_mixup.partners import Shift, partner_indices, rolls, take_partners
 from lightning_mixup.regions import Boxes
 from lightning_mixup.weights import Weight
 
@@ -28,6 +29,9 @@ __all__ = [
     "transpose_combine",
     "transpose_interpolate",
 ]
+
+
+_SMALL = 2**20  # bytes
 
 
 def interpolate(x: Tensor, weight: Weight, shift: Shift) -> Tensor:
@@ -61,18 +65,19 @@ def interpolate(x: Tensor, weight: Weight, shift: Shift) -> Tensor:
                 [1.]])
     """
     _check_floating("interpolate", x)
-    if not isinstance(weight, float) and len(weight) != len(x):
+    batch_size = x.shape[0]
+    if not isinstance(weight, float) and len(weight) != batch_size:
         raise MixupValueError(
-            f"interpolate() got {len(x)} samples in `x` but {len(weight)} weights. "
+            f"interpolate() got {batch_size} samples in `x` but {len(weight)} weights. "
             "Draw the weights from the size of this batch."
         )
     if isinstance(shift, Tensor):
         return _gathered(x, weight, shift)
-    if not 0 < shift < len(x):
+    if not 0 < shift < batch_size:
         raise MixupValueError(
-            f"interpolate() got {len(x)} samples in `x` and shift={shift}, but a partner is at a "
-            "distance from 1 to one less than there are samples. Draw it from the size of this "
-            "batch."
+            f"interpolate() got {batch_size} samples in `x` and shift={shift}, but a partner is "
+            "at a distance from 1 to one less than there are samples. Draw it from the size of "
+            "this batch."
         )
     if not (x.requires_grad and torch.is_grad_enabled()):
         return _interpolated(x, weight, shift)
@@ -106,9 +111,20 @@ def transpose_interpolate(grad: Tensor, weight: Weight, shift: int) -> Tensor:
 
 
 def _interpolated(x: Tensor, weight: Weight, shift: int) -> Tensor:
-    """Two calls of ``lerp`` read each entry twice and write it once; no partner is copied."""
+    """Copies the partners of few bytes, in fewer calls; of many, it takes longer than to blend."""
     if isinstance(weight, float) and _is_one(weight, x.dtype):
         return x.clone()
+    if x.is_cpu and x.nbytes < _SMALL and rolls(x):
+        share = weight if isinstance(weight, float) else _column(weight, x)
+        out = x.roll(-shift, 0).lerp_(x, share)
+    else:
+        out = _by_slices(x, weight, shift)
+    whole = None if isinstance(weight, float) else _whole(weight, x)
+    return out if whole is None else out.index_copy_(0, whole, x.index_select(0, whole))
+
+
+def _by_slices(x: Tensor, weight: Weight, shift: int) -> Tensor:
+    """Two calls of ``lerp`` read each entry twice and write it once; no partner is copied."""
     out, head = torch.empty_like(x), len(x) - shift
     own, own_last = x.split_with_sizes((head, shift))
     partner_of_last, partner = x.split_with_sizes((shift, head))
@@ -116,8 +132,6 @@ def _interpolated(x: Tensor, weight: Weight, shift: int) -> Tensor:
     share, share_of_last = _shares(weight, x, head)
     torch.lerp(partner, own, share, out=blend)
     torch.lerp(partner_of_last, own_last, share_of_last, out=blend_of_last)
-    for i in _whole(weight, x.dtype):
-        out[i] = x[i]
     return out
 
 
@@ -154,10 +168,12 @@ class _Transposed(torch.autograd.Function):
         out: Tensor = grad * share
         out[shift:].addcmul_(grad[:head], rest[:head])
         out[:shift].addcmul_(grad[head:], rest[head:])
-        for i in _whole(weight, grad.dtype):
-            partner = (i + shift) % len(grad)
-            out[partner] = grad[partner] * share[partner]
-        return out
+        whole = _whole(weight, grad)
+        if whole is None:
+            return out
+        partners = (whole + shift) % len(grad)
+        theirs = grad.index_select(0, partners) * share.index_select(0, partners)
+        return out.index_copy_(0, partners, theirs)
 
     @staticmethod
     def backward(ctx: Any, x: Tensor) -> tuple[Tensor, None, None]:
@@ -169,7 +185,7 @@ def _shares(weight: Weight, x: Tensor, head: int) -> tuple[Any, ...]:
     if not isinstance(weight, float):
         return _column(weight, x).split_with_sizes((head, len(x) - head))
     # On the CPU, `lerp` takes a tensor faster than a number; a GPU would have to be sent it.
-    share = x.new_full((), weight) if x.device.type == "cpu" else weight
+    share = x.new_full((), weight) if x.is_cpu else weight
     return share, share
 
 
@@ -179,18 +195,26 @@ def _column(weight: npt.NDArray[np.float64], x: Tensor) -> Tensor:
     return column.to(x.device, non_blocking=True)
 
 
-def _whole(weight: Weight, dtype: torch.dtype) -> list[int]:
-    """Returns which samples keep all of themselves, if each has a weight of its own.
+def _whole(weight: npt.NDArray[np.float64], x: Tensor) -> Tensor | None:
+    """Returns which samples keep all of themselves; None where no one does.
 
     What a partner holds or passes back may be infinite, and makes NaN with a share of zero.
     """
-    return [] if isinstance(weight, float) else _is_one(weight, dtype).nonzero()[0].tolist()
+    found = np.flatnonzero(_is_one(weight, x.dtype))
+    return torch.from_numpy(found).to(x.device, non_blocking=True) if found.size else None
 
 
 def _is_one(weight: Weight, dtype: torch.dtype) -> Any:
     """Returns whether a weight rounds to one, or each of them."""
+    low, high = _near_one(dtype)
+    return (weight >= low) & (weight <= high)
+
+
+@cache
+def _near_one(dtype: torch.dtype) -> tuple[float, float]:
+    """Returns between which numbers a type has none but one."""
     eps = torch.finfo(dtype).eps  # the step above one; that below is half of it
-    return (weight >= 1 - eps / 4) & (weight <= 1 + eps / 2)
+    return 1 - eps / 4, 1 + eps / 2
 
 
 def _broadcast(weight: Weight, x: Tensor) -> Any:

@@ -102,7 +102,7 @@ def mix_plot(
         >>> mix = CutMix(1.0).draw(np.random.default_rng(0), len(x), inputs=[x])
         >>> figure = mix_plot([x], [y], mix, count=2, class_names="abcdefgh")
         >>> [axes.get_title(loc="left").partition("\n")[0] for axes in figure.axes[:3]]
-        ['sample 0', 'with 0.06 of sample 6', 'mixed, 0.94 of itself']
+        ['sample 0', 'with 0.06 of sample 5', 'mixed, 0.94 of itself']
     """
     if count < 1:
         raise MixupValueError(f"count={count!r} leaves no sample to draw. Give 1 or more.")

@@ -36,6 +36,7 @@ __all__ = [
     "draw_shift",
     "partner_indices",
     "pick_partners",
+    "rolls",
     "take_partners",
 ]
 
@@ -314,7 +315,7 @@ def draw_shift(rng: np.random.Generator, batch_size: int) -> int:
         >>> draw_shift(np.random.default_rng(0), batch_size=2)
         1
     """
-    return int(rng.integers(1, batch_size))
+    return 1 + int(rng.random() * (batch_size - 1))  # many times as quick as `integers`
 
 
 def pick_partners(affinity: Tensor, uniforms: np.ndarray) -> Tensor:
@@ -362,11 +363,27 @@ def take_partners(x: Tensor, shift: Shift) -> Tensor:
         >>> take_partners(torch.tensor([10, 20, 30]), shift=1)
         tensor([20, 30, 10])
     """
-    if isinstance(shift, int):
-        return torch.cat((x[shift:], x[:shift]))
-    partners = partner_indices(shift, len(x), x.device)
-    # The faster forgets other memory formats.
-    return x.index_select(0, partners) if x.is_contiguous() else x[partners]
+    if isinstance(shift, Tensor):
+        partners = partner_indices(shift, len(x), x.device)
+        # The faster forgets other memory formats.
+        return x.index_select(0, partners) if x.is_contiguous() else x[partners]
+    if rolls(x):
+        return x.roll(-shift, 0)
+    out, head = torch.empty_like(x), len(x) - shift
+    out[:head], out[head:] = x[shift:], x[:shift]
+    return out
+
+
+# Not halves, as autocast joins none of another type than its own, nor what only some devices roll.
+_ROLLED = frozenset((
+    *(torch.bool, torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64),
+    *(torch.float32, torch.float64, torch.complex64, torch.complex128),
+))
+
+
+def rolls(x: Tensor) -> bool:
+    """Returns whether ``roll`` is right for a tensor: it may forget other memory formats."""
+    return x.dtype in _ROLLED and x.is_contiguous()
 
 
 def _agree(partners: Partners, target: Tensor) -> Tensor:

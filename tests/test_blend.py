@@ -14,6 +14,13 @@ from lightning_mixup.blend import (
 )
 from lightning_mixup.partners import partner_indices, take_partners
 
+
+@pytest.fixture(autouse=True, params=[2**20, 0], ids=["few bytes", "many bytes"])
+def size(request, monkeypatch):
+    """Few bytes and many are blended in ways of their own."""
+    monkeypatch.setattr("lightning_mixup.blend._SMALL", request.param)
+
+
 SHAPES = [(5,), (5, 3), (5, 3, 4, 2)]
 WEIGHTS = {
     "per-batch": 0.3,
@@ -133,6 +140,32 @@ def test_the_input_is_never_modified(weight):
 
 def test_the_device_is_kept():
     assert interpolate(torch.empty(5, 3, device="meta"), WEIGHTS["per-sample"], 1).is_meta
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
+@pytest.mark.parametrize("other", [torch.float16, torch.bfloat16])
+def test_any_type_is_blended_under_autocast(dtype, other):
+    """Of which torch joins halves of its own type alone."""
+    x = torch.randn(5, 3).to(dtype)
+
+    with torch.autocast("cpu", dtype=other):
+        blended, partners = interpolate(x, 0.5, 1), take_partners(x, 2)
+
+    assert torch.equal(blended, interpolate(x, 0.5, 1))
+    assert torch.equal(partners, x[[2, 3, 4, 0, 1]])
+
+
+@pytest.mark.parametrize("shift", [1, 3])
+@pytest.mark.parametrize("dtype", [torch.int64, torch.bool, torch.float16, torch.complex64])
+def test_partners_of_any_layout_keep_it(dtype, shift):
+    x = (torch.randn(5, 2, 4, 4) > 0).to(dtype)
+    layouts = [x, x.contiguous(memory_format=torch.channels_last), x[..., 1:3], x.transpose(1, 3)]
+
+    for given in layouts:
+        partners = take_partners(given, shift)
+
+        assert torch.equal(partners, given[partner_indices(shift, 5)])
+        assert partners.stride() == torch.empty_like(given).stride()
 
 
 def test_partners_are_a_cyclic_shift():

@@ -156,7 +156,8 @@ def words(recipe, y, x=IMAGES, names=None, i=0):
     return captions(figure)[-len(figure.axes) // (i + 1) :]
 
 
-def test_captions_tell_weight_partner_and_labels():
+def test_captions_tell_weight_partner_and_labels(monkeypatch):
+    monkeypatch.setattr("lightning_mixup.partners.draw_shift", lambda rng, batch_size: 2)
     mix = drawn_mix(THREE_QUARTERS, IMAGES, LABELS)
     partner = int(mix.partner[2])
     other = BIRDS[LABELS[partner]]

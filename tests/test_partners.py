@@ -21,7 +21,13 @@ from lightning_mixup import (
     SameClass,
     SamplePairing,
 )
-from lightning_mixup.partners import Affinity, partner_indices, pick_partners, take_partners
+from lightning_mixup.partners import (
+    Affinity,
+    draw_shift,
+    partner_indices,
+    pick_partners,
+    take_partners,
+)
 
 COUNT = 1000
 
@@ -63,6 +69,19 @@ def assert_frequencies(table, probabilities):
 
 
 # Any other.
+
+
+class Always:
+    """A source of randomness that draws one number."""
+
+    def __init__(self, number):
+        self.random = lambda: number
+
+
+@pytest.mark.parametrize("size", [2, 3, 4, 7, 49, 1000, 2**20 + 1, 2**31, 10**9 + 7])
+def test_the_least_and_the_most_that_is_drawn_are_partners(size):
+    assert draw_shift(Always(0.0), size) == 1
+    assert draw_shift(Always(1 - 2**-53), size) == size - 1
 
 
 def test_any_other_is_a_cyclic_shift_that_is_uniform_among_the_others():
@@ -332,8 +351,8 @@ def test_batches_ranks_and_seeds_draw_partners_of_their_own(varied):
             calibration=False,
             seed=n if varied == "seed" else 1,
         )
-        trainer = stub_trainer(n * (varied == "number"), n * (varied == "rank"))
-        callback.on_train_batch_start(trainer, None, batch, 0)
+        callback._rank = n * (varied == "rank")
+        callback.on_train_batch_start(stub_trainer(n * (varied == "number")), None, batch, 0)
         drawn.append(callback.mix.shift)
     drawn = torch.stack(drawn)
 

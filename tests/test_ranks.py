@@ -212,7 +212,8 @@ def expect(number, rank, prob, places):
     rng, size = np.random.Generator(bits), [BATCH, BATCH, 3][number % 3]
     if rng.random() >= prob:
         return None
-    shift, weight = rng.integers(1, size), rng.beta(1, 1, size)
+    shift = 1 + int(rng.random() * (size - 1))
+    weight = rng.beta(1, 1, size)
     place = places[rng.integers(len(places))] if places else "input"
     partner = [(i + int(shift)) % size for i in range(size)]
     return {"weight": weight.tolist(), "partner": partner, "place": place}
