@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from operator import itemgetter
 from typing import ClassVar
 
 import numpy as np
@@ -33,6 +34,8 @@ __all__ = [
     "Rounds",
     "Summed",
 ]
+
+_CPU = torch.device("cpu")
 
 INPUT = "input"
 """The place that is the input itself."""
@@ -91,7 +94,7 @@ class Mix:
         """
         return partner_indices(self.shift, self.batch_size, self.device)
 
-    @cached_property
+    @property
     def shares(self) -> list[tuple[Weight, Shift]]:
         """The share of each partner in the labels, and how far it is."""
         return [(1 - self.drawn, self.shift)]
@@ -120,63 +123,86 @@ class Mix:
 
         It is a `MixedTarget`, or a plain tensor where a mixed sample has a label of its own.
         """
-        parts, usage = self.shares, usage or Usage()
-        rows = [y.clone(), *(take_partners(y, shift) for _, shift in parts)]
-        weights = [self.drawn, *(share for share, _ in parts)]
-        if not all(isinstance(weight, float) for weight in weights):
-            return self._label_by_sample(rows, weights, usage)
+        rows, usage, ranking = [y.clone()], usage or Usage(), self._ranking
+        for _, shift in self.shares:
+            rows.append(take_partners(y, shift))
+        if ranking is None:
+            return self._label_by_sample(rows, usage)
         # What is known on the host need not be sorted on the device.
-        order, usage.shares, ranked_weights = self._ranking
+        order, usage.shares, weights = ranking
         ranked = [rows[k] for k in order]
-        # Of another one, a loss that is infinite would make NaN with a share of zero.
-        ranked = [
-            row if share else ranked[0].clone()
-            for row, share in zip(ranked, usage.shares, strict=True)
-        ]
-        return make_target(ranked, ranked_weights, usage)
+        if 0 in usage.shares:  # Of another label, an infinite loss would make NaN of nothing.
+            counts = zip(ranked, usage.shares, strict=True)
+            ranked = [row if share else ranked[0].clone() for row, share in counts]
+        return make_target(ranked, weights, usage)
 
-    def _label_by_sample(
-        self, rows: Sequence[Tensor], weights: Sequence[Weight], usage: Usage
-    ) -> MixedTarget:
-        """Returns targets of samples that have weights of their own, which the device sorts."""
-        shares = np.stack([np.broadcast_to(weight, self.batch_size) for weight in weights])
-        if (shares == 0).any():  # instead of these labels, as of a batch's: the largest share's
-            device, column = rows[0].device, [-1, *[1] * (rows[0].ndim - 1)]
-            best = torch.from_numpy(shares.argmax(axis=0)).to(device, non_blocking=True)
-            largest = torch.stack(tuple(rows))[best, torch.arange(self.batch_size, device=device)]
-            counts = torch.from_numpy(shares != 0).to(device, non_blocking=True)
-            rows = [
-                row.where(count.reshape(column), largest)
-                for row, count in zip(rows, counts, strict=True)
-            ]
-        return MixedTarget(rows, self._on_device(shares), usage)
+    def _label_by_sample(self, rows: Sequence[Tensor], usage: Usage) -> MixedTarget:
+        """Returns targets of samples that have weights of their own."""
+        weights, order, chosen = self._ranking_by_sample
+        usage.ranking, usage.per_sample = (weights, order), True
+        first, *others = rows
+        dims, ranked = [1] * (first.ndim - 1), []
+        for masks in chosen.reshape(*chosen.shape, *dims):
+            row = first
+            for mask, other in zip(masks, others, strict=True):
+                row = other.where(mask, row)
+            ranked.append(row)
+        return make_target(ranked, weights.reshape(*weights.shape, *dims), usage)
 
     def weigh(self, weights: Tensor, usage: Usage | None = None) -> Tensor:
         r"""Returns the weights of the samples' losses, of shape (B, \*), mixed as labels are."""
         return self.label(weights, usage)
 
     @cached_property
-    def _ranking(self) -> tuple[list[int], tuple[float, ...], Tensor]:
+    def _ranking(self) -> tuple[list[int], tuple[float, ...], Tensor] | None:
         """The order of the candidates, the largest weight first, and the weights in this order.
 
-        These as numbers, and as one tensor for all targets of the mix.
+        These as numbers, and as one tensor for all targets of the mix. None, where samples have
+        weights of their own.
         """
-        weights = [float(self.drawn), *(float(share) for share, _ in self.shares)]
-        order = sorted(range(len(weights)), key=lambda k: -weights[k])
-        shares = tuple(weights[k] for k in order)
-        if torch.device(self.device).type == "cpu":
-            return order, shares, torch.tensor(shares, dtype=torch.float64)
+        weights = self._weights()
+        if np.ndarray in map(type, weights):
+            return None
+        order = sorted(range(len(weights)), key=weights.__getitem__, reverse=True)
+        shares = tuple(map(float, map(weights.__getitem__, order)))
+        if self.device == _CPU:
+            return order, shares, torch.from_numpy(np.array(shares))
         # Filled in, as a copy would wait for the device.
         ranked = self.weight.new_empty(len(shares))
         for i, share in enumerate(shares):
             ranked[i : i + 1].fill_(share)
         return order, shares, ranked
 
-    def _on_device(self, weight: Weight) -> Tensor:
+    @cached_property
+    def _ranking_by_sample(self) -> tuple[Tensor, Tensor, Tensor]:
+        """The weights, (K, B), of each sample the largest first; their order; and who is chosen.
+
+        This, of shape (K, K - 1, B), says whether the candidate is that of the first partner, of
+        the second, and so on, where it isn't the sample's own.
+        """
+        drawn = self._weights()
+        shares = np.empty((len(drawn), self.batch_size))
+        for row, weight in zip(shares, drawn, strict=True):
+            row[:] = weight
+        order = (-shares).argsort(axis=0, kind="stable")
+        weights = shares[order, np.arange(self.batch_size)]
+        # Of another label, an infinite loss would make NaN of nothing.
+        counted = np.where(weights == 0, order[0], order)
+        chosen = counted[:, None] == np.arange(1, len(shares))[:, None]
+        return self._on_device(weights), self._on_device(order), self._on_device(chosen)
+
+    def _weights(self) -> list[Weight]:
+        """Returns the share of each candidate: of a sample's own label, and of its partners'."""
+        return [self.drawn, *map(itemgetter(0), self.shares)]
+
+    def _on_device(self, numbers: float | np.ndarray) -> Tensor:
+        """Returns numbers of the host on the device, for which nothing waits."""
         dtype = torch.float32 if torch.device(self.device).type == "mps" else torch.float64
-        if isinstance(weight, float):
-            return torch.full((), weight, dtype=dtype, device=self.device)
-        return torch.from_numpy(weight).to(dtype).to(self.device, non_blocking=True)
+        if isinstance(numbers, float):
+            return torch.full((), numbers, dtype=dtype, device=self.device)
+        copied = torch.from_numpy(numbers)
+        copied = copied.to(dtype) if copied.is_floating_point() else copied
+        return copied.to(self.device, non_blocking=True)
 
 
 @dataclass(frozen=True, eq=False)
@@ -210,7 +236,7 @@ class Rounds(Combined):
 
     parts: Sequence[tuple[Weight, Shift]] = field(kw_only=True)
 
-    @cached_property
+    @property
     def shares(self) -> list[tuple[Weight, Shift]]:
         """The share of each partner in the labels, and how far it is."""
         return list(self.parts)
@@ -235,7 +261,7 @@ class Summed(Combined):
 
     shifts: Sequence[Shift] = field(kw_only=True)
 
-    @cached_property
+    @property
     def shares(self) -> list[tuple[Weight, Shift]]:
         """Each partner is heard like the sample itself."""
         return [(1.0, shift) for shift in self.shifts]
@@ -285,7 +311,7 @@ class Pasted(Mix):
         """How long the dimensions are that are cut."""
         return [self.shape[dim] for dim in self.dims]
 
-    @cached_property
+    @property
     def shares(self) -> list[tuple[Weight, Shift]]:
         """The share of the area that shows each partner, and how far it is."""
         return list(zip(self.areas, self.shifts, strict=True))

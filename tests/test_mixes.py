@@ -12,6 +12,7 @@ import pytest
 import torch
 from torch import nn
 from torch.nn import functional as F
+from torch.overrides import TorchFunctionMode
 from torch.testing import assert_close
 
 from lightning_mixup import (
@@ -31,6 +32,7 @@ from lightning_mixup import (
 from lightning_mixup.compiled import Switch, blend_by_switch
 from lightning_mixup.layers import Layer
 from lightning_mixup.mixes import Mix, Rounds
+from lightning_mixup.partners import draw_shift
 from lightning_mixup.targets import Usage
 
 BATCH, CLASSES, FEATURES = 6, 4, 5
@@ -86,7 +88,7 @@ def test_rounds_are_the_formula_one_after_the_other(rounds, weights, per_sample)
     rng, x = np.random.default_rng(1), torch.randn(BATCH, 3, dtype=torch.float64)
     expected = x
     for _ in range(rounds):
-        partner = (torch.arange(BATCH) + int(rng.integers(1, BATCH))) % BATCH
+        partner = (torch.arange(BATCH) + draw_shift(rng, BATCH)) % BATCH
         weight = weights.draw(rng, BATCH if per_sample else None)
         weight = torch.as_tensor(weight, dtype=torch.float64).reshape(-1, 1)
         expected = weight * expected + (1 - weight) * x[partner]
@@ -195,7 +197,7 @@ def test_an_overlay_is_the_sum_with_the_union_of_the_labels(shape, rounds):
     x = torch.randn(BATCH, *shape, dtype=torch.float64)
     y = (torch.rand(BATCH, CLASSES) > 0.6).float()
     rng = np.random.default_rng(1)
-    shifts = [int(rng.integers(1, BATCH)) for _ in range(rounds)]
+    shifts = [draw_shift(rng, BATCH) for _ in range(rounds)]
 
     mix = draw(Overlay(rounds))
 
@@ -440,3 +442,27 @@ def test_a_blend_of_ones_own_has_no_gradient_that_is_known_in_compiled_networks(
 def test_a_blend_of_ones_own_has_one_round():
     with pytest.raises(ValueError, match=r"Smooth blends in a way of its own, in one round, and"):
         Smooth(1.0, rounds=2)
+
+
+class Sent(TorchFunctionMode):
+    """Notes which types are sent to a device, in place of sending them."""
+
+    def __init__(self):
+        super().__init__()
+        self.dtypes = set()
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        if func is torch.Tensor.to and "mps" in map(str, args[1:]):
+            self.dtypes.add(args[0].dtype)
+            return args[0]
+        return func(*args, **(kwargs or {}))
+
+
+def test_no_double_is_sent_to_a_device_that_has_none():
+    mix = Mix(np.array([0.7, 0.2]), shift=1, batch_size=2, device="mps")
+
+    with Sent() as sent:
+        weight, label = mix.weight, mix.label(torch.tensor([0, 1]))
+
+    assert weight.dtype is label.weights.dtype is torch.float32
+    assert sent.dtypes == {torch.float32, torch.int64, torch.bool}
