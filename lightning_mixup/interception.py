@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import inspect
 from collections.abc import Callable
+from types import FunctionType, MethodType
 from typing import Any
 
 from torch import nn
@@ -42,7 +43,7 @@ class Interception:
         self.method = getattr(module, name)
         functools.update_wrapper(self, self.method, updated=())
         # Lightning looks one level deep to find which arguments a step takes.
-        self.__wrapped__ = inspect.unwrap(self.method)
+        self.__wrapped__ = _signed(inspect.unwrap(self.method))
         self._module, self._name = module, name
         self._around: _Around | None = around
         self._before = module.__dict__.get(name)
@@ -80,6 +81,30 @@ class Interception:
     def __reduce__(self) -> tuple[Any, ...]:
         """Pickles and copies as the plain method, or as what does nothing but call it."""
         return (_plain if self._stand_in is self else _released), (self.method,)
+
+
+class _Signed:
+    """A function whose signature is worked out once, as Lightning asks for it in each step."""
+
+    def __init__(self, function: FunctionType) -> None:
+        self.__wrapped__ = function
+
+    @functools.cached_property
+    def __signature__(self) -> inspect.Signature:
+        return inspect.signature(self.__wrapped__)
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        return self.__wrapped__(*args, **kwargs)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(vars(self).get("__wrapped__"), name)  # which a copy has not from the first
+
+
+def _signed(method: Callable[..., Any]) -> Callable[..., Any]:
+    """Returns the same method, of a function that knows its signature."""
+    if not isinstance(method, MethodType) or not isinstance(method.__func__, FunctionType):
+        return method
+    return MethodType(_Signed(method.__func__), method.__self__)
 
 
 def _living(stand_in: Any) -> Any:

@@ -4,9 +4,12 @@ import copy
 import functools
 import inspect
 import pickle
+from types import MethodType
 
 import pytest
 import torch
+from lightning.pytorch import LightningModule
+from lightning.pytorch.utilities.signature_utils import is_param_in_hook_signature
 from torch import nn
 
 from lightning_mixup.interception import Interception
@@ -81,6 +84,67 @@ def test_the_signature_can_be_read_one_level_deep():
     Interception(module, "step", negated)
 
     assert inspect.getfullargspec(module.step.__wrapped__).args == ["self", "x", "y"]
+
+
+class Steps(LightningModule):
+    """Steps as users write them."""
+
+    def one(self, batch): ...
+
+    def usual(self, batch, batch_idx): ...
+
+    def other_names(self, data, i): ...
+
+    def defaults(self, batch, number=0, *, flag: bool = False): ...
+
+    def anything(self, *args, **kwargs): ...
+
+    def fetching(self, dataloader_iter): ...
+
+    @staticmethod
+    def static(batch, batch_idx): ...
+
+    @functools.partialmethod
+    def partial(self, batch, batch_idx): ...
+
+    own = functools.partial(lambda batch, batch_idx: None)
+
+
+@pytest.mark.parametrize("name", [n for n in vars(Steps) if not n.startswith("_")])
+def test_a_step_is_asked_for_its_arguments_with_the_same_answers(name):
+    """As Lightning asks in each step, where it finds the signature at hand."""
+    module = Steps()
+    before = getattr(module, name)
+    questions = [("batch_idx", {"min_args": 2}), ("dataloader_iter", {"explicit": True})]
+
+    Interception(module, name, negated)
+
+    step = getattr(module, name)
+    wrapped = functools.wraps(step)(lambda *args: step(*args))
+    for asked in (step, wrapped):
+        assert inspect.signature(asked) == inspect.signature(before)
+        for parameter, options in questions:
+            answer = is_param_in_hook_signature(asked, parameter, **options)
+            assert answer == is_param_in_hook_signature(before, parameter, **options)
+    assert inspect.signature(copy.copy(step.__wrapped__)) == inspect.signature(before)
+
+
+def test_the_signature_is_worked_out_once(monkeypatch):
+    module = Steps()
+    Interception(module, "usual", negated)
+
+    first = is_param_in_hook_signature(module.usual, "batch_idx", min_args=2)
+    monkeypatch.delattr(inspect, "_signature_from_function")
+
+    assert first is is_param_in_hook_signature(module.usual, "batch_idx", min_args=2) is True
+
+
+def test_a_method_that_has_no_signature_can_be_stood_in_for():
+    module = nn.Module()
+    module.forward = MethodType(torch.mul, torch.ones(2))
+    Interception(module, "forward", negated)
+
+    assert torch.equal(module(3), torch.full((2,), -3.0))
 
 
 def test_it_can_be_wrapped_and_taken_apart_as_a_method():
