@@ -24,6 +24,7 @@ from lightning_mixup.advice import (
 from lightning_mixup.containers import (
     Path,
     child,
+    get_entries,
     get_entry,
     is_mapping,
     kinds_in,
@@ -75,6 +76,11 @@ class Entries:
         """All of them."""
         return (*self.inputs, *self.targets)
 
+    @cached_property
+    def _labels(self) -> tuple[Path, ...]:
+        """The targets but for the weights of losses."""
+        return tuple(path for path in self.targets if path not in self.weights)
+
     def describe(self) -> str:
         """Names the entries in words."""
         inputs, targets = (
@@ -87,13 +93,13 @@ class Entries:
         if self.form is None:
             return None
         try:
-            values = self.values_in(batch)
+            values = get_entries(batch, self.mixed)
             is_alike = self.form_of(batch, values) == self.form
         except (AttributeError, KeyError, IndexError, TypeError):  # It hasn't these entries.
             return None
         if not is_alike:
             return None
-        first, *others = values.values()
+        first, *others = values
         size, device = first.shape[0], first.device
         for other in others:
             if other.shape[0] != size:
@@ -126,10 +132,15 @@ class Entries:
                 return path
         return None
 
-    def form_of(self, batch: Any, values: Mapping[Path, Tensor]) -> Any:
-        """Returns what another batch of the same form has in common."""
-        kinds = [kinds_in(get_entry(batch, path)) for path in self._containers]
-        return kinds, [(x.dtype, x.layout, x.is_nested, x.ndim) for x in values.values()]
+    def form_of(self, batch: Any, values: Sequence[Tensor]) -> Any:
+        """Returns what another batch of the same form has in common.
+
+        Args:
+            batch: The batch.
+            values: What it holds at these entries.
+        """
+        kinds = [*map(kinds_in, get_entries(batch, self._containers))]
+        return kinds, [(x.dtype, x.layout, x.is_nested, x.ndim) for x in values]
 
     @cached_property
     def _containers(self) -> list[Path]:
@@ -138,13 +149,11 @@ class Entries:
 
     def values_in(self, batch: Any) -> dict[Path, Tensor]:
         """Returns what a batch holds at these entries."""
-        return {path: get_entry(batch, path) for path in self.mixed}
+        return dict(zip(self.mixed, get_entries(batch, self.mixed), strict=True))
 
     def samples_in(self, batch: Any) -> tuple[list[Tensor], list[Tensor]]:
         """Returns the inputs and the targets of a batch, but for the weights of losses."""
-        values = self.values_in(batch)
-        labels = [values[path] for path in self.targets if path not in self.weights]
-        return [values[path] for path in self.inputs], labels
+        return get_entries(batch, self.inputs), get_entries(batch, self._labels)
 
     def check_size(self, values: Mapping[Path, Tensor]) -> None:
         """Refuses what belongs to a batch that has not as many samples as this one.
@@ -227,7 +236,7 @@ def find_entries(
     weights = frozenset(path for path in target_paths if is_weight(batch, path))
     entries = Entries(input_paths, target_paths, size, first.device, weights=weights)
     if not is_new:
-        entries = replace(entries, form=entries.form_of(batch, entries.values_in(batch)))
+        entries = replace(entries, form=entries.form_of(batch, get_entries(batch, mixed)))
     if at_input and inputs == "auto":
         unused = likely_targets(batch, leaves) if targets is None else ()
         _check_views(batch, leaves, input_paths, unused)

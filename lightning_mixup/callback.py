@@ -125,6 +125,7 @@ class MixupCallback(Callback):
     """Where batches are mixed, as the layers' names and patterns were understood in this fit."""
 
     _layers: dict[str, Layer]
+    _layer: Layer | None  # that is mixed in this step
     _interceptions: list[Interception]
     _step: Interception | None  # of training_step
     _usages: list[Usage]  # of the labels that were mixed in this step
@@ -171,7 +172,7 @@ class MixupCallback(Callback):
         self.monitor = monitor_from(calibration)
         self._reporting = self.monitor
         self._seed = self.seed or 0
-        self._processes = 1
+        self._processes, self._rank = 1, 0
         vars(self).update(_at_rest())
 
     def __repr__(self) -> str:
@@ -212,7 +213,7 @@ class MixupCallback(Callback):
         self._release()
         # That of the first process, which is what a checkpoint holds.
         self._seed = trainer.strategy.broadcast(self._drawing_seed)
-        self._processes = trainer.world_size
+        self._processes, self._rank = trainer.world_size, data_rank(trainer)
         self._stand_in(trainer, pl_module)
         self._interceptions.append(Interception(pl_module, "all_gather", gather_plainly))
 
@@ -387,7 +388,6 @@ class MixupCallback(Callback):
         for path in entries.targets:
             join = mix.weigh if path in entries.weights else mix.label
             changed[path] = join(values[path], usage)
-        usage.mixes = any(isinstance(changed[path], MixedTarget) for path in entries.targets)
         rest = entries.doubled_rest(batch) if mix.doubles else {}
         return replace_entries(batch, {**changed, **rest})
 
@@ -411,13 +411,13 @@ class MixupCallback(Callback):
 
     def _draw(self, trainer: Trainer, batch: Any) -> None:
         """Draws from the seed, the rank and the number of the batch, and from nothing else."""
-        self.mix = None
+        self.mix = self._layer = None
         self._batch_number = batch_number(trainer)
         prob, strength = self._heed_schedules(trainer)
         if not self._mixes:
             return
         entries = self._entries = self._find_entries(batch)
-        rng = self._randomness.of_batch(self._seed, data_rank(trainer), self._batch_number)
+        rng = self._randomness.of_batch(self._seed, self._rank, self._batch_number)
         if rng.random() >= prob or not strength:
             return
         recipe = self.recipe.at_epoch(trainer.current_epoch)
@@ -434,13 +434,14 @@ class MixupCallback(Callback):
         if self.places != (INPUT,):
             # Drawn last: a batch has the same weights wherever it is mixed.
             mix = replace(mix, place=self.places[rng.integers(len(self.places))])
-        self.mix = mix
+        self.mix, self._layer = mix, self._layers.get(mix.place)
 
     def _find_entries(self, batch: Any) -> Entries:
         """Finds what is mixed in a batch, and says it of the first one."""
-        at_input = INPUT in self.places or self.recipe.reads_inputs
         known = self._entries and self._entries.of_next(batch)
-        entries = known or self._found_in(batch, at_input=at_input)
+        if known:
+            return known
+        entries = self._found_in(batch)
         if entries.batch_size and self._is_new("entries"):
             announce(batch, entries, self.places, self._in_words())
         return entries
@@ -451,12 +452,13 @@ class MixupCallback(Callback):
         self._said.add(topic)
         return is_new
 
-    def _found_in(self, batch: Any, *, at_input: bool) -> Entries:
+    def _found_in(self, batch: Any) -> Entries:
         """Finds what is mixed, and what is compared.
 
         Raises:
             MixupTypeError: If an input can't be mixed, or compared.
         """
+        at_input = INPUT in self.places or self.recipe.reads_inputs
         try:
             return find_entries(batch, self.inputs, self.targets, at_input=at_input)
         except MixupTypeError as error:
@@ -494,11 +496,6 @@ class MixupCallback(Callback):
         prob = [] if self.prob == 1 else [f"prob={self.prob!r}"]
         return ", ".join([self.recipe.describe(), *prob, *strength])
 
-    @property
-    def _layer(self) -> Layer | None:
-        """The hidden layer that is mixed in this step."""
-        return None if self.mix is None else self._layers.get(self.mix.place)
-
     def _stand_in(self, trainer: Trainer, module: LightningModule) -> None:
         """Stands in for ``training_step``; again, where it has been replaced in the meantime.
 
@@ -506,10 +503,7 @@ class MixupCallback(Callback):
             MixupTypeError: If that is impossible.
         """
         self._fetches = fetches(module.training_step)
-
-        def step(method: Any, args: Any, kwargs: Any) -> Any:
-            return self._run_step(trainer, method, args, kwargs)
-
+        step = functools.partial(self._run_step, trainer, module)
         self._step = Interception(module, "training_step", step)
         self._interceptions.append(self._step)
         if not self._step.stands:
@@ -519,17 +513,18 @@ class MixupCallback(Callback):
             )
 
     def _run_step(
-        self, trainer: Trainer, method: Callable[..., Any], args: Any, kwargs: dict[str, Any]
+        self,
+        trainer: Trainer,
+        module: LightningModule,
+        method: Callable[..., Any],
+        args: Any,
+        kwargs: dict[str, Any],
     ) -> Any:
-        """Hands a mixed copy to the step; only where Lightning runs it, to train."""
-        module = trainer.lightning_module
-        if not trainer.training or module._current_fx_name != "training_step":
+        """Hands a mixed copy to the step; only where Lightning runs it, which it notes itself."""
+        if module._current_fx_name != "training_step":
             return method(*args, **kwargs)
         usages: list[Usage] = []
-
-        def change(batch: Any) -> Any:
-            return self._handed(trainer, batch, usages)
-
+        change = functools.partial(self._handed, trainer, usages)
         try:
             output = hand_over(method, args, kwargs, change, is_fetching=self._fetches)
         finally:
@@ -541,7 +536,7 @@ class MixupCallback(Callback):
             self._check(module, usage, output)
         return merge(output)
 
-    def _handed(self, trainer: Trainer, batch: Any, usages: list[Usage]) -> Any:
+    def _handed(self, trainer: Trainer, usages: list[Usage], batch: Any) -> Any:
         """Returns what the step is handed for a batch."""
         is_new = self._batch_number != batch_number(trainer)
         if is_new:
@@ -565,7 +560,10 @@ class MixupCallback(Callback):
         for x in given:
             if isinstance(x, MixedTarget):
                 return True
-        return any(x is made() for made in self._made for x in given)
+            for made in self._made:
+                if made() is x:
+                    return True
+        return False
 
     def _check(self, module: LightningModule, usage: Usage, output: Any) -> None:
         """Looks at what became of the labels in a step."""
@@ -589,7 +587,7 @@ class MixupCallback(Callback):
         self._made.clear()
         if self._layer is not None:
             self._layer.forget()
-        self.mix = None
+        self.mix = self._layer = None
 
     def _log_mix(self, trainer: Trainer) -> None:
         """Logs to the loggers alone, when and as Lightning's own callbacks do."""
@@ -674,7 +672,7 @@ functools.update_wrapper(MixupCallback.state_dict, Callback.state_dict, assigned
 
 def _at_rest() -> dict[str, Any]:
     """Returns what a callback holds outside of a fit."""
-    nothing = ["mix", "_entries", "_step", "_batch_number", "_end"]
+    nothing = ["mix", "_layer", "_entries", "_step", "_batch_number", "_end"]
     untrue = ["_has_started", "_fetches", "_found", "_used"]
     return {
         **dict.fromkeys(nothing),

@@ -9,7 +9,7 @@ A path names one entry: the indices, keys and attributes that lead to it, ``(1,)
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Mapping, MutableMapping, MutableSequence, Sequence
+from collections.abc import Iterable, Iterator, Mapping, MutableMapping, MutableSequence, Sequence
 from dataclasses import fields, is_dataclass
 from typing import Any, TypeAlias
 
@@ -21,6 +21,7 @@ from lightning_mixup.errors import MixupTypeError
 __all__ = [
     "Path",
     "child",
+    "get_entries",
     "get_entry",
     "is_mapping",
     "key_of",
@@ -38,9 +39,18 @@ Path: TypeAlias = tuple[Any, ...]
 
 def get_entry(batch: Any, path: Path) -> Any:
     """Returns the entry at a path."""
-    for part in path:
-        batch = child(batch, part)
-    return batch
+    return get_entries(batch, [path])[0]
+
+
+def get_entries(batch: Any, paths: Iterable[Path]) -> list[Any]:
+    """Returns the entries at several paths."""
+    found = []
+    for path in paths:
+        node = batch
+        for part in path:  # As `child` does, most of it without a call.
+            node = node[part] if isinstance(node, (list, tuple, dict)) else child(node, part)
+        found.append(node)
+    return found
 
 
 def replace_entries(batch: Any, values: Mapping[Path, Any]) -> Any:
@@ -72,7 +82,9 @@ def replace_entries(batch: Any, values: Mapping[Path, Any]) -> Any:
     for key, inner in below.items():
         items[key] = replace_entries(child(batch, key), inner)
     if isinstance(batch, (list, tuple)):
-        kept = [items.get(i, item) for i, item in enumerate(batch)]
+        kept = list(batch)
+        for i, value in items.items():
+            kept[i] = value
         return type(batch)(*kept) if hasattr(batch, "_fields") else type(batch)(kept)
     if is_mapping(batch):
         return _with_items(batch, items)

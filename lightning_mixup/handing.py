@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -43,14 +44,12 @@ def hand_over(
         >>> hand_over(lambda batch, batch_idx: batch, (3, 0), {}, change=lambda batch: -batch)
         -3
     """
-
-    def changed(given: Any) -> Any:
-        return _Fetching(given, change) if is_fetching else change(given)
-
+    if is_fetching:
+        change = functools.partial(_Fetching, change=change)
     if args:
-        return step(changed(args[0]), *args[1:], **kwargs)
+        return step(change(args[0]), *args[1:], **kwargs)
     name = next(name for name in inspect.signature(step).parameters if name in kwargs)
-    return step(**{**kwargs, name: changed(kwargs[name])})
+    return step(**{**kwargs, name: change(kwargs[name])})
 
 
 class _Fetching:

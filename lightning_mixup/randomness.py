@@ -22,17 +22,20 @@ class Randomness:
     def __init__(self) -> None:
         self._philox = np.random.Philox(0)
         self._generator = np.random.Generator(self._philox)
-
-    def of_batch(self, seed: int, rank: int, batch_number: int) -> np.random.Generator:
-        """Returns randomness that no other batch, rank or seed has, until the next call."""
-        state: Any = {  # Tuples do for arrays.
+        self._place: dict[str, tuple[int, ...]] = {}
+        self._state: Any = {  # Tuples do for arrays.
             "bit_generator": "Philox",
-            # Numpy counts up the lowest word as it draws, so the batch has the highest to itself.
-            "state": {"key": (seed % 2**64, rank), "counter": (0, 0, 0, batch_number)},
+            "state": self._place,
             "buffer": (0, 0, 0, 0),
             "buffer_pos": 4,  # at its end, as nothing was drawn
             "has_uint32": 0,
             "uinteger": 0,
         }
-        self._philox.state = state
+
+    def of_batch(self, seed: int, rank: int, batch_number: int) -> np.random.Generator:
+        """Returns randomness that no other batch, rank or seed has, until the next call."""
+        self._place["key"] = seed % 2**64, rank
+        # Numpy counts up the lowest word as it draws, so the batch has the highest to itself.
+        self._place["counter"] = 0, 0, 0, batch_number
+        self._philox.state = self._state
         return self._generator

@@ -241,19 +241,22 @@ class Mixup(Recipe):
             >>> Mixup(alpha=math.inf).draw(np.random.default_rng(0), batch_size=2).weight
             tensor(0.5000, dtype=torch.float64)
         """
-        if batch_size < 2 or not self.mixes:
+        weights = _weights_of(self)
+        if batch_size < 2 or not weights.mixes:
             return None
-        drawn: Weight = 1.0
-        parts: list[tuple[Weight, Shift]] = []
+        draws: list[tuple[Weight, Shift]] = []
         for _ in range(self.rounds):
             shift = self.partners.draw(rng, batch_size, device, inputs, targets)
-            weight = _draw_weight(self, rng, batch_size)
-            drawn = drawn * weight
-            parts = [(share * weight, other) for share, other in parts]
-            parts.append((1 - weight, shift))
+            weight = _draw_weight(weights, rng, batch_size, per_sample=self.per_sample)
+            draws.append((weight, shift))
         if self.rounds == 1:
-            return self.mix(drawn, shift, batch_size, device)
-        return Rounds(drawn, parts[0][1], batch_size, device, parts=tuple(parts))
+            return self.mix(*draws[0], batch_size, device)
+        kept: Weight = 1.0  # in the rounds that come after, so from the last on
+        parts: list[tuple[Weight, Shift]] = []
+        for weight, shift in reversed(draws):
+            parts.insert(0, ((1 - weight) * kept, shift))
+            kept = weight * kept
+        return Rounds(kept, draws[0][1], batch_size, device, parts=tuple(parts))
 
 
 @dataclass(frozen=True, repr=False)
@@ -341,13 +344,14 @@ class CutMix(Recipe):
         targets: Sequence[Tensor] = (),
     ) -> Mix | None:
         """Draws the mix of one batch."""
-        if batch_size < 2 or not self.mixes:
+        weights = _weights_of(self)
+        if batch_size < 2 or not weights.mixes:
             return None
         dims, sizes = _dims_and_sizes(self, inputs, self.dims)
         shifts, boxes = [], []
         for _ in range(self.rounds):
             shifts.append(self.partners.draw(rng, batch_size, device, inputs, targets))
-            weight = _draw_weight(self, rng, batch_size)
+            weight = _draw_weight(weights, rng, batch_size, per_sample=self.per_sample)
             boxes.append(draw_boxes(rng, 1 - weight, sizes))
         kept, *areas = visible_shares(boxes, sizes)
         return Pasted(
@@ -567,14 +571,15 @@ def _weights_of(recipe: Mixup | CutMix) -> Weights:
 _beta = lru_cache(Beta)
 
 
-def _draw_weight(recipe: Mixup | CutMix, rng: np.random.Generator, batch_size: int) -> Weight:
+def _draw_weight(
+    weights: Weights, rng: np.random.Generator, batch_size: int, *, per_sample: bool
+) -> Weight:
     """Draws a weight for the batch or one for each sample, whatever numbers those are.
 
     Raises:
         MixupValueError: If a distribution of one's own draws others.
     """
-    weights = _weights_of(recipe)
-    weight = weights.draw(rng, batch_size if recipe.per_sample else None)
+    weight = weights.draw(rng, batch_size if per_sample else None)
     if isinstance(weight, float) and math.isfinite(weight):
         return weight  # as nearly always
     if np.shape(weight) not in ((), (batch_size,)):

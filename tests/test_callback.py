@@ -39,13 +39,11 @@ from lightning_mixup import (
 CLASS_WEIGHT = torch.tensor([0.5, 1.0, 2.0, 3.0, 0.1])
 
 
-def stub_trainer(number, rank=0):
+def stub_trainer(number):
     """Returns what a draw reads off a trainer."""
     progress = SimpleNamespace(total=SimpleNamespace(processed=number))
     loop = SimpleNamespace(epoch_loop=SimpleNamespace(batch_progress=progress))
-    return SimpleNamespace(
-        fit_loop=loop, global_rank=rank, distributed_sampler_kwargs=None, current_epoch=0
-    )
+    return SimpleNamespace(fit_loop=loop, current_epoch=0)
 
 
 def draw(callback, number, size=16, rank=0, device="cpu"):
@@ -54,7 +52,8 @@ def draw(callback, number, size=16, rank=0, device="cpu"):
         torch.zeros(size, 2, device=device),
         torch.zeros(size, dtype=torch.long, device=device),
     ]
-    callback.on_train_batch_start(stub_trainer(number, rank), None, batch, number)
+    callback._rank = rank  # which `setup` asks the trainer for
+    callback.on_train_batch_start(stub_trainer(number), None, batch, number)
     return callback.mix
 
 
@@ -1225,6 +1224,25 @@ def test_what_cannot_be_mixed_is_no_matter_where_nothing_is(make_trainer, settin
     trainer.fit(Bytes(), DataLoader([(X.byte(), Y)], batch_size=None))
 
     assert trainer.state.finished
+
+
+@pytest.mark.parametrize("setting", ["prob", "strength"])
+def test_what_cannot_be_mixed_is_no_matter_once_nothing_is(make_trainer, setting):
+    class Bytes(Classifier):
+        def training_step(self, batch, batch_idx):
+            x, y = batch
+            return self.loss(self(x.float()), y)
+
+    class Off(Callback):
+        def on_train_batch_end(self, *_):
+            setattr(mixup, setting, 0.0)
+
+    mixup = MixupCallback(1.0)
+    trainer = make_trainer(callbacks=[mixup, Off()])
+
+    trainer.fit(Bytes(), DataLoader([(X, Y), (X.byte(), Y)], batch_size=None))
+
+    assert trainer.global_step == 2
 
 
 def test_a_target_that_no_loss_ever_used_is_refused(make_trainer):

@@ -104,9 +104,7 @@ class Draws:
     def __call__(self, number, size):
         progress = SimpleNamespace(total=SimpleNamespace(processed=number))
         loop = SimpleNamespace(epoch_loop=SimpleNamespace(batch_progress=progress))
-        trainer = SimpleNamespace(
-            fit_loop=loop, global_rank=0, distributed_sampler_kwargs=None, current_epoch=0
-        )
+        trainer = SimpleNamespace(fit_loop=loop, current_epoch=0)
         batch = [torch.zeros(size, 1), torch.zeros(size, dtype=torch.long)]
         self.callback.on_train_batch_start(trainer, None, batch, number)
         return self.callback.mix
