@@ -27,19 +27,27 @@ Arms = dict[Any, Callable[[], float]]
 
 
 class Plain(LightningModule):
-    """Without mixup; of several labels, the loss is the sum."""
+    """Without mixup."""
 
     def __init__(self, net: nn.Module) -> None:
         super().__init__()
         self.net = net
 
     def training_step(self, batch: list[Tensor], batch_idx: int) -> Tensor:
-        x, *labels = batch
-        logits = self.net(x)
-        return sum(F.cross_entropy(logits, y) for y in labels)
+        x, y = batch
+        return F.cross_entropy(self.net(x), y)
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         return torch.optim.SGD(self.parameters(), lr=1e-3)
+
+
+class OfSeveralTargets(Plain):
+    """Whose loss is the sum of those of all labels."""
+
+    def training_step(self, batch: list[Tensor], batch_idx: int) -> Tensor:
+        x, *labels = batch
+        logits = self.net(x)
+        return sum(F.cross_entropy(logits, y) for y in labels)
 
 
 class ByHand(Plain):
@@ -190,13 +198,13 @@ def growth(
         what: What grows.
         sizes: Its sizes, in order.
         most: What the last must not exceed, in times of the first.
-        make: Makes a net, a batch and a callback of a size.
+        make: Makes a module, a batch and a callback of a size.
         plan: How much is measured.
     """
     arms: Arms = {}
     for size in sizes:
-        net, batch, callback = make(size)
-        step = functools.partial(step_of, Plain(net), batch, plan.pick(200, 2))
+        module, batch, callback = make(size)
+        step = functools.partial(step_of, module, batch, plan.pick(200, 2))
         arms[size, False], arms[size, True] = step, functools.partial(step, [callback])
     times = interleave(arms, plan.rounds)
     added = [np.subtract(times[size, True], times[size, False]) for size in sizes]
@@ -215,18 +223,18 @@ def grown(plan: Plan) -> list[Row]:
     width, depth = 16, plan.pick(16, 4)
 
     def with_samples(size: int) -> Any:
-        return mlp(width), batch_of(size, width), MixupCallback(ALPHA)
+        return Plain(mlp(width)), batch_of(size, width), MixupCallback(ALPHA)
 
     def with_layers(count: int) -> Any:
         layers = [nn.Linear(width, width) for _ in range(depth)]
         names = [f"net.{i}" for i in range(count)]
         net = nn.Sequential(*layers, nn.Linear(width, CLASSES))
-        return net, batch_of(BATCH, width), MixupCallback(ALPHA, layers=names)
+        return Plain(net), batch_of(BATCH, width), MixupCallback(ALPHA, layers=names)
 
     def with_targets(count: int) -> Any:
         targets = list(range(1, 1 + count))
         callback = MixupCallback(ALPHA, inputs=0, targets=targets)
-        return mlp(width), batch_of(BATCH, width, labels=count), callback
+        return OfSeveralTargets(mlp(width)), batch_of(BATCH, width, labels=count), callback
 
     samples = plan.pick((16, 128, 1024), (4, 8))
     layers, labels = plan.pick((1, 4, 16), (1, 4)), plan.pick((1, 2, 4, 8), (1, 2))
