@@ -115,8 +115,7 @@ def _interpolated(x: Tensor, weight: Weight, shift: int) -> Tensor:
     if isinstance(weight, float) and _is_one(weight, x.dtype):
         return x.clone()
     if x.is_cpu and x.nbytes < _SMALL and rolls(x):
-        share = weight if isinstance(weight, float) else _column(weight, x)
-        out = x.roll(-shift, 0).lerp_(x, share)
+        out = x.roll(-shift, 0).lerp_(x, _broadcast(weight, x))
     else:
         out = _by_slices(x, weight, shift)
     whole = None if isinstance(weight, float) else _whole(weight, x)

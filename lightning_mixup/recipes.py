@@ -24,7 +24,7 @@ from lightning_mixup.mixes import Mix, Paired, Pasted, Resized, Rounds, Summed
 from lightning_mixup.parameters import call_of, check_count, check_number
 from lightning_mixup.partners import ANY_OTHER, Partners, Shift
 from lightning_mixup.regions import draw_boxes, place_boxes, visible_shares
-from lightning_mixup.weights import Beta, Weight, Weights
+from lightning_mixup.weights import ALPHA_HINT, Beta, Weight, Weights
 
 __all__ = ["CutMix", "Mixup", "Overlay", "Recipe", "ResizeMix", "SamplePairing"]
 
@@ -616,8 +616,8 @@ def _check_weight(recipe: Mixup | CutMix, default: float) -> None:
     """
     name, alpha, weight = type(recipe).__name__, recipe.alpha, recipe.weight
     if weight is None:
-        hint = "Use 0.2 for mild mixing, 1.0 for strong, 0 for none, math.inf for half and half."
-        number = check_number("alpha", default if alpha is None else alpha, 0, math.inf, hint)
+        given = default if alpha is None else alpha
+        number = check_number("alpha", given, 0, math.inf, ALPHA_HINT)
         object.__setattr__(recipe, "alpha", number)  # of Fractions and numpy's, too
     elif alpha is not None:
         raise MixupValueError(

@@ -17,9 +17,12 @@ import numpy.typing as npt
 from lightning_mixup.errors import MixupValueError
 from lightning_mixup.parameters import call_of, check_number
 
-__all__ = ["Beta", "Fixed", "Uniform", "Weight", "Weights"]
+__all__ = ["ALPHA_HINT", "Beta", "Fixed", "Uniform", "Weight", "Weights"]
 
 Weight: TypeAlias = "float | npt.NDArray[np.float64]"
+
+ALPHA_HINT = "Use 0.2 for mild mixing, 1.0 for strong, 0 for none, math.inf for half and half."
+"""What to write where a parameter of a Beta distribution is refused."""
 
 
 class Weights(ABC):
@@ -93,9 +96,8 @@ class Beta(Weights):
     b: float | None = None
 
     def __post_init__(self) -> None:
-        hint = "Use 0.2 for mild mixing, 1.0 for strong, 0 for none, math.inf for half and half."
-        a = check_number("a", self.a, 0, math.inf, hint)
-        b = a if self.b is None else check_number("b", self.b, 0, math.inf, hint)
+        a = check_number("a", self.a, 0, math.inf, ALPHA_HINT)
+        b = a if self.b is None else check_number("b", self.b, 0, math.inf, ALPHA_HINT)
         if a != b and not 0 < min(a, b) <= max(a, b) < math.inf:
             raise MixupValueError(
                 f"Beta(a={self.a!r}, b={self.b!r}) is no distribution: only alike can they be 0 "
